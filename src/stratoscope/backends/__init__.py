@@ -1,0 +1,1 @@
+"""How one framework loads, runs and traces a model."""

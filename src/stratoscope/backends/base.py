@@ -1,0 +1,90 @@
+"""The protocol of a back end: load a model, run it, trace it; and say what it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from stratoscope.spec.model import LoadableModel, TensorSpec
+from stratoscope.trace.levels import Level
+
+Feeds = Mapping[str, np.ndarray]
+
+
+class BackendOptions(BaseModel):
+    """Options that every back end understands as far as it can; it reports those in effect.
+
+    `threads` null means the back end's default, `spin` false keeps idle worker threads from burning a core.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threads: PositiveInt | None = Field(default=None, description="threads inside one operator")
+    inter_threads: PositiveInt | None = Field(default=None, description="operators run at once")
+    graph_optimization: Literal["off", "basic", "extended", "all"] = "all"
+    providers: tuple[str, ...] = Field(default=(), description="execution providers in order of preference; empty: CPU")
+    spin: bool = True
+    null_latency_s: float = Field(default=0.001, ge=0, le=60, description="null back end: how long one inference takes")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a back end can do here: `levels` maps each level to None where it can be traced, else to the reason."""
+
+    available: bool
+    reason: str | None
+    version: str
+    levels: Mapping[Level, str | None] = field(default_factory=dict)
+    concurrent: bool = True  # run() may be called from several threads at once
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A loaded model. `run` is the only call inside a timed region."""
+
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    effective_options: Mapping[str, Any]
+
+    def run(self, feeds: Feeds) -> list[np.ndarray]:
+        """Outputs in the order of `outputs`."""
+        ...
+
+    def bind(self, feeds: Feeds) -> Callable[[], list[np.ndarray]]:
+        """`run` with its inputs fixed: the cheapest call that the back end has."""
+        ...
+
+    def close(self) -> None:
+        """Releases memory and threads; the session is not used again."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One framework. Constructing it imports nothing heavy; `capabilities` and `load` may."""
+
+    name: str
+
+    def capabilities(self) -> Capabilities:
+        """What can be done on this machine, never raising: a missing framework is `available=False` with the reason."""
+        ...
+
+    def load(self, model: LoadableModel, options: BackendOptions) -> Session:
+        """A session; raises BackendError naming the model and the way out."""
+        ...
+
+    def trace(
+        self, model: LoadableModel, options: BackendOptions, feeds: Feeds, *, warmup: int, repeats: int
+    ) -> pl.DataFrame:
+        """Spans (trace.spans.SPAN_SCHEMA) of `repeats` inferences, down to LAYER, from a session of its own."""
+        ...
+
+    def executed_graph(self, model: LoadableModel, options: BackendOptions, folder: Path) -> Path | None:
+        """The optimised graph as an ONNX file written into `folder`, or None where the back end does not tell."""
+        ...

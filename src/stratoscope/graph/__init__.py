@@ -1,0 +1,1 @@
+"""What a model is: layers, shapes, work and signatures."""

@@ -1,0 +1,69 @@
+"""The graph of a model as layers over named tensors; pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["input", "weight", "shape-constant", "activation", "output"]
+Shape = tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named value. `shape` is None where it could not be inferred; `element_type` is a NumPy name (float32), or None.
+
+    `value` holds the integers of a small shape constant (the target of a Reshape, axes, pads), which are part of a
+    layer's meaning.
+    """
+
+    name: str
+    element_type: str | None
+    shape: Shape | None
+    role: Role
+    value: tuple[int, ...] | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An operator with its attributes and tensors. `inputs` keeps empty names of omitted optional inputs as None."""
+
+    index: int
+    name: str
+    op: str
+    domain: str
+    attributes: Mapping[str, Any]
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a layer has to do, once: floating-point operations (a multiply-add is two), compulsory bytes, parameters.
+
+    `flops` counts nominal operations (padding taps included) as other tools do; `flops_valid` only those on real
+    data, for bounds.
+    """
+
+    flops: int
+    flops_valid: int
+    macs: int
+    bytes_read: int
+    bytes_written: int
+    parameter_bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A model's layers in topological order, constants folded out."""
+
+    name: str
+    opset: Mapping[str, int]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    layers: tuple[Layer, ...]
+    constants: int = 0  # nodes that only computed constants, folded out
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,1 @@
+"""What machine this is: identity, state over time, and the measurement lock."""

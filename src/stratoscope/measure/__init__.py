@@ -1,0 +1,1 @@
+"""Scenarios, evaluations and leveled profiling."""

@@ -1,0 +1,1 @@
+"""Where models come from: the zoo, files, a hub, a module; materialised in a cache by digest."""

@@ -1,0 +1,1 @@
+"""Tables, plots and the HTML page: renders records, computes nothing."""

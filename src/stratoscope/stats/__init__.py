@@ -1,0 +1,1 @@
+"""What a number means: estimators, intervals, stopping rules, the noise gate. Pure mathematics: no files, no clocks."""

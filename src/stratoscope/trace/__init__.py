@@ -1,0 +1,1 @@
+"""What happened: spans, levels, clocks, correlation, import and export."""
