@@ -5,32 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from stratoscope.spec.model import LoadableModel, TensorSpec
+from stratoscope.spec.options import BackendOptions
 from stratoscope.trace.levels import Level
 
+__all__ = ["Backend", "BackendOptions", "Capabilities", "Feeds", "Session"]
+
 Feeds = Mapping[str, np.ndarray]
-
-
-class BackendOptions(BaseModel):
-    """Options that every back end understands as far as it can; it reports those in effect.
-
-    `threads` null means the back end's default, `spin` false keeps idle worker threads from burning a core.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    threads: PositiveInt | None = Field(default=None, description="threads inside one operator")
-    inter_threads: PositiveInt | None = Field(default=None, description="operators run at once")
-    graph_optimization: Literal["off", "basic", "extended", "all"] = "all"
-    providers: tuple[str, ...] = Field(default=(), description="execution providers in order of preference; empty: CPU")
-    spin: bool = True
-    null_latency_s: float = Field(default=0.001, ge=0, le=60, description="null back end: how long one inference takes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,23 @@
+"""Options that a back end is asked for: threads, graph optimisation, providers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from stratoscope.spec.base import Document
+
+
+class BackendOptions(Document):
+    """Options that every back end understands as far as it can; it reports those in effect.
+
+    `threads` null means the back end's default, `spin` false keeps idle worker threads from burning a core.
+    """
+
+    threads: PositiveInt | None = Field(default=None, description="threads inside one operator")
+    inter_threads: PositiveInt | None = Field(default=None, description="operators run at once")
+    graph_optimization: Literal["off", "basic", "extended", "all"] = "all"
+    providers: tuple[str, ...] = Field(default=(), description="execution providers in order of preference; empty: CPU")
+    spin: bool = True
+    null_latency_s: float = Field(default=0.001, ge=0, le=60, description="null back end: how long one inference takes")
