@@ -1,4 +1,4 @@
-"""Command-line options made from a pydantic model, so that a field is written once and has the same name and help everywhere."""
+"""Command-line options made from a pydantic model: a field is written once, with one name and one help everywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def schema_options(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Replaces the function's `parameter` by one option a field of `model`, and hands it the validated model.
 
-    An option that is not given keeps the field's default. A field `min_duration_s` becomes `--min-duration`, its unit said in the help.
+    An option that is not given keeps the field's default. A field `min_duration_s` becomes `--min-duration`; its help
+    says the unit.
 
     Args:
         model: the schema.
@@ -111,5 +112,5 @@ def _plain_type(annotation: Any) -> Any:
         inner = [a for a in get_args(annotation) if a is not type(None)]
         return _plain_type(inner[0])
     if origin is tuple:
-        return list[_plain_type(get_args(annotation)[0])]  # type: ignore[misc]
+        return list[_plain_type(get_args(annotation)[0])]
     return annotation

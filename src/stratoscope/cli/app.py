@@ -1,0 +1,50 @@
+"""The command tree: every verb, each loaded with nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stratoscope._version import __version__
+from stratoscope.cli.backends import backends
+from stratoscope.cli.compare import compare
+from stratoscope.cli.diagnose import diagnose
+from stratoscope.cli.models import models_app
+from stratoscope.cli.results import results_app
+from stratoscope.cli.run import run
+from stratoscope.cli.spec import spec_app
+from stratoscope.cli.trace import trace_app
+
+app = typer.Typer(
+    name="stratoscope",
+    help="Measures, explains and improves the performance of deep-learning models across the whole stack.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stratoscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Measures, explains and improves the performance of deep-learning models across the whole stack."""
+
+
+app.command()(diagnose)
+app.command()(run)
+app.add_typer(models_app, name="models")
+app.add_typer(results_app, name="results")
+app.command()(compare)
+app.add_typer(spec_app, name="spec")
+app.add_typer(trace_app, name="trace")
+app.command()(backends)

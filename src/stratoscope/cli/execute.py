@@ -1,0 +1,86 @@
+"""Runs a plan with progress on the terminal, keeps the record and shows it: what `run` and `diagnose` share."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from stratoscope.cli.errors import EXIT_INTERRUPTED
+from stratoscope.cli.progress import progress
+
+if TYPE_CHECKING:
+    from stratoscope.measure.execute import Outcome
+    from stratoscope.measure.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where a run goes besides the terminal."""
+
+    json_file: Path | None
+    html: Path | None
+    database: str | None
+    save: bool
+
+
+def execute_and_show(plan: Plan, outputs: Outputs) -> None:
+    """Measures, stores, prints; exits with 130 where Ctrl-C cut the run short (what was measured is kept)."""
+    from stratoscope.measure.execute import execute
+
+    _refuse_unwritable(outputs)
+    plan = replace(plan, command=plan.command or _command_line())
+    with progress(str(plan.model)) as report:
+        outcome = execute(plan, on_progress=report)
+    outcome = _keep(outcome, outputs)
+    _show(outcome, outputs)
+    if outcome.record.status == "interrupted":
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _command_line() -> str:
+    return shlex.join(["stratoscope", *sys.argv[1:]])
+
+
+def _refuse_unwritable(outputs: Outputs) -> None:
+    """Fails before the measurement where a file could not be written after it."""
+    from stratoscope.report.files import check_writable
+
+    for path in (outputs.html, outputs.json_file):
+        if path is not None and str(path) != "-":
+            check_writable(path)
+
+
+def _keep(outcome: Outcome, outputs: Outputs) -> Outcome:
+    if not outputs.save:
+        return outcome
+    from stratoscope.store.store import Store
+
+    with Store.open(outputs.database) as store:
+        record = store.save(outcome.record, samples=outcome.samples, spans=outcome.spans)
+    return replace(outcome, record=record)
+
+
+def _show(outcome: Outcome, outputs: Outputs) -> None:
+    from rich.console import Console
+
+    from stratoscope.report.files import write_json
+    from stratoscope.report.html import write_report
+    from stratoscope.report.terminal import render_record
+
+    to_stdout = outputs.json_file is not None and str(outputs.json_file) == "-"
+    console = Console(stderr=to_stdout)
+    render_record(outcome.record, console)
+    if outputs.json_file is not None:
+        write_json(outcome.record, outputs.json_file)
+        if not to_stdout:
+            console.print(f"record  {outputs.json_file}", highlight=False, markup=False)
+    if outputs.html is not None:
+        page = write_report(outcome.record, outputs.html, samples=outcome.samples, spans=outcome.spans)
+        console.print(f"report  {page}", highlight=False, markup=False)
+    if outputs.save:
+        console.print(f"run     {outcome.record.id}   (stratoscope results show {outcome.record.id})", highlight=False)

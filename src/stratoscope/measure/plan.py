@@ -1,0 +1,52 @@
+"""What is asked of one run: model, back end, scenario, and which sections to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from stratoscope.spec.options import BackendOptions
+from stratoscope.spec.scenario import ScenarioManifest
+
+
+class Section(StrEnum):
+    """A part of a record that can be asked for."""
+
+    COLD_START = "cold_start"
+    LOAD = "load"
+    SWEEP = "sweep"
+    PROFILE = "profile"
+    ACCURACY = "accuracy"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run.
+
+    Attributes:
+        model: zoo name, path, `hf:ORG/NAME`, manifest file, or a `torch.nn.Module`.
+        shapes: input name -> shape, for free dimensions.
+        sections: what to measure; the graph and the environment always come with it.
+        max_batch: largest batch size of the sweep.
+        sweep_budget_s: seconds for the sweep.
+        profile_budget_s: seconds for the leveled profile.
+        wait: wait for another measurement on this machine to end, instead of failing.
+        log_dir: where LoadGen's files are kept, or None.
+        command: how to reproduce the run; recorded.
+    """
+
+    model: Any
+    backend: str = "onnxruntime"
+    options: BackendOptions = field(default_factory=BackendOptions)
+    scenario: ScenarioManifest = field(default_factory=ScenarioManifest)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sections: frozenset[Section] = frozenset(Section)
+    max_batch: int = 64
+    sweep_budget_s: float = 20.0
+    profile_budget_s: float = 10.0
+    wait: bool = True
+    log_dir: Path | None = None
+    command: str = ""
