@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Entry point of `stratoscope`: runs the command line; an error that the user can act on is one line and exit code 2."""
+    """Entry point of `stratoscope`; an error that the user can act on is one line and exit code 2."""
     from stratoscope.cli.app import app
     from stratoscope.cli.errors import run_reporting_errors
 
