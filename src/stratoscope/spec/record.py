@@ -53,6 +53,7 @@ class NoiseRecord(Document):
     steal_s: Quantity
     load_average: Quantity
     throttled: Quantity = Field(description="CPU quota or thermal throttle events during the measurement")
+    foreign_cpu_s: Quantity | None = Field(default=None, description="CPU time that other processes used meanwhile")
     accepted: int = 0
     rejected: int = 0
     quiet: bool | None = Field(default=None, description="the gate's verdict on the whole; null where it cannot tell")
