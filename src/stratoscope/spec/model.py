@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from stratoscope.spec.base import Document, Manifest
+from stratoscope.spec.base import Document, Manifest, SemVer
 
 
 class TensorSpec(Document):
@@ -30,7 +30,7 @@ class ModelManifest(Manifest):
     not_content: ClassVar[frozenset[str]] = frozenset({"description", "license", "author", "path", "references"})
 
     id: str
-    version: str = "1.0.0"
+    version: SemVer = "1.0.0"
     task: str | None = None
     description: str = ""
     license: str | None = None
