@@ -14,7 +14,7 @@ from stratoscope.spec.model import LoadableModel, TensorSpec
 from stratoscope.spec.options import BackendOptions
 from stratoscope.trace.levels import Level
 
-__all__ = ["Backend", "BackendOptions", "Capabilities", "Feeds", "Session"]
+__all__ = ["Backend", "BackendOptions", "Capabilities", "Feeds", "Session", "TraceSession", "TracingBackend"]
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -43,7 +43,11 @@ class Session(Protocol):
         ...
 
     def bind(self, feeds: Feeds) -> Callable[[], list[np.ndarray]]:
-        """`run` with its inputs fixed: the cheapest call that the back end has."""
+        """`run` with its inputs fixed: the cheapest call that the back end has, and one that several threads may make.
+
+        The arrays that it returns hold until its next call, which may overwrite them. Nothing is run yet. Raises
+        BackendError where the feeds do not fit the inputs.
+        """
         ...
 
     def close(self) -> None:
@@ -73,4 +77,34 @@ class Backend(Protocol):
 
     def executed_graph(self, model: LoadableModel, options: BackendOptions, folder: Path) -> Path | None:
         """The optimised graph as an ONNX file written into `folder`, or None where the back end does not tell."""
+        ...
+
+
+@runtime_checkable
+class TraceSession(Protocol):
+    """A loaded model that traces each inference, for runs that are interleaved with runs of an untraced session."""
+
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    effective_options: Mapping[str, Any]
+
+    def bind(self, feeds: Feeds) -> Callable[[], list[np.ndarray]]:
+        """As `Session.bind`; each call is one traced inference."""
+        ...
+
+    def finish(self) -> pl.DataFrame:
+        """Ends the session; spans of all inferences so far, `run` counting them from 0, parents and sites assigned."""
+        ...
+
+    def close(self) -> None:
+        """Releases memory and threads, and drops what was traced; harmless after `finish`."""
+        ...
+
+
+@runtime_checkable
+class TracingBackend(Backend, Protocol):
+    """A back end whose traced and untraced sessions can be loaded side by side: what leveled profiling needs."""
+
+    def open_trace(self, model: LoadableModel, options: BackendOptions) -> TraceSession:
+        """A traced session; raises BackendError naming the model and the way out."""
         ...
