@@ -14,21 +14,27 @@ Shape = tuple[int | str, ...]
 class Tensor:
     """A named value. `shape` is None where it could not be inferred; `element_type` is a NumPy name (float32), or None.
 
-    `value` holds the integers of a small shape constant (the target of a Reshape, axes, pads), which are part of a
-    layer's meaning.
+    `value` holds the numbers of a small shape constant (the target of a Reshape, axes, pads, the bounds of a Clip),
+    which are part of a layer's meaning. `bytes` is the size of the data, None where type or shape is not known.
+    `source` names the stored tensor that a constant was made from: equal sources are one parameter, shared.
     """
 
     name: str
     element_type: str | None
     shape: Shape | None
     role: Role
-    value: tuple[int, ...] | None = None
+    value: tuple[int | float, ...] | None = None
     bytes: int | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """An operator with its attributes and tensors. `inputs` keeps empty names of omitted optional inputs as None."""
+    """An operator with its attributes and tensors. `inputs` keeps empty names of omitted optional inputs as None.
+
+    `attributes` has the defaults of the operator set filled in; `since` is the version of the operator set that
+    defines this operator, None where its definition is not known.
+    """
 
     index: int
     name: str
@@ -37,6 +43,7 @@ class Layer:
     attributes: Mapping[str, Any]
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,9 @@ class Work:
     """What a layer has to do, once: floating-point operations (a multiply-add is two), compulsory bytes, parameters.
 
     `flops` counts nominal operations (padding taps included) as other tools do; `flops_valid` only those on real
-    data, for bounds.
+    data, for bounds. `bytes_read` is of activations, `parameter_bytes` of the parameters that have to be read (of an
+    embedding: the rows that are looked up), `parameters` the number of stored ones. graph/work.py states the
+    conventions.
     """
 
     flops: int
