@@ -27,10 +27,15 @@ def new_run_id(now_ns: int | None = None) -> str:
     return _base32(moment_ns // 1000, _TIME_DIGITS) + _base32(secrets.randbits(5 * _RANDOM_DIGITS), _RANDOM_DIGITS)
 
 
+def is_run_id(text: str) -> bool:
+    """Whether `text` can be a run's id: 1 to 64 letters, digits, '-' or '_', beginning with a letter or digit."""
+    return _VALID.fullmatch(text) is not None
+
+
 def check_run_id(run_id: str) -> str:
     """`run_id` itself; StoreError where it could not be a folder's name of its own (empty, dots, slashes, too long)."""
-    if not _VALID.fullmatch(run_id):
+    if not is_run_id(run_id):
         raise StoreError(
-            f"run id {run_id[:80]!r} is not valid", hint="1 to 64 letters, digits, '-' or '_', the first no sign"
+            f"run id {run_id[:80]!r} is not valid", hint="1 to 64 letters, digits, '-' or '_', beginning with no sign"
         )
     return run_id
