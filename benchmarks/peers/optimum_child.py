@@ -11,7 +11,7 @@ import torch.onnx.symbolic_opset14 as opset14
 
 
 class _RemovedHelper:
-    """Stands in for exporter helpers that optimum 1.27 imports and PyTorch has removed since; nothing is exported here."""
+    """Stands in for exporter helpers that optimum 1.27 imports and PyTorch has removed; nothing is exported here."""
 
     def __getattr__(self, name: str) -> "_RemovedHelper":
         return _RemovedHelper()
@@ -20,7 +20,14 @@ class _RemovedHelper:
         return lambda function: function
 
 
-for _name in ("_attention_scale", "_causal_attention_mask", "_onnx_symbolic", "_type_utils", "jit_utils", "symbolic_helper"):
+for _name in (
+    "_attention_scale",
+    "_causal_attention_mask",
+    "_onnx_symbolic",
+    "_type_utils",
+    "jit_utils",
+    "symbolic_helper",
+):
     if not hasattr(opset14, _name):
         setattr(opset14, _name, _RemovedHelper())
 

@@ -28,6 +28,7 @@ class Capabilities:
     version: str
     levels: Mapping[Level, str | None] = field(default_factory=dict)
     concurrent: bool = True  # run() may be called from several threads at once
+    distributions: tuple[str, ...] = ()  # installed packages that do the work, for the software manifest
 
 
 @runtime_checkable

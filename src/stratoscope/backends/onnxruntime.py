@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Final
 
@@ -200,7 +201,13 @@ class OnnxRuntimeBackend:
             reason = f"onnxruntime cannot be imported: {error}"
             return Capabilities(available=False, reason=reason, version="unknown", levels={})
         levels = {level: _LEVELS.get(level, _BELOW_NODE) for level in Level}
-        return Capabilities(available=True, reason=None, version=str(onnxruntime.__version__), levels=levels)
+        return Capabilities(
+            available=True,
+            reason=None,
+            version=str(onnxruntime.__version__),
+            levels=levels,
+            distributions=_distributions(),
+        )
 
     def load(self, model: LoadableModel, options: BackendOptions) -> OrtSession:
         """A session; raises BackendError naming the model and the way out."""
@@ -378,3 +385,8 @@ def _thread_count() -> int | None:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return None
+
+
+def _distributions() -> tuple[str, ...]:
+    """The installed wheels that provide the module (onnxruntime, onnxruntime-gpu, ...), and onnx, which reads graphs."""
+    return (*sorted(set(packages_distributions().get("onnxruntime", []))), "onnx")

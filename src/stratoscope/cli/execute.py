@@ -36,7 +36,7 @@ def execute_and_show(plan: Plan, outputs: Outputs) -> None:
     plan = replace(plan, command=plan.command or _command_line())
     with progress(str(plan.model)) as report:
         outcome = execute(plan, on_progress=report)
-    outcome = _keep(outcome, outputs)
+    outcome = keep(outcome, outputs)
     _show(outcome, outputs)
     if outcome.record.status == "interrupted":
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -55,7 +55,8 @@ def _refuse_unwritable(outputs: Outputs) -> None:
             check_writable(path)
 
 
-def _keep(outcome: Outcome, outputs: Outputs) -> Outcome:
+def keep(outcome: Outcome, outputs: Outputs) -> Outcome:
+    """Saves the run where that is wanted; returns it with the names of its artefacts."""
     if not outputs.save:
         return outcome
     from stratoscope.store.store import Store

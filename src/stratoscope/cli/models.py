@@ -52,20 +52,22 @@ def show(
 
     from stratoscope.cli.options import parse_shapes
     from stratoscope.graph.onnx_reader import read_graph
+    from stratoscope.graph.signature import slug
     from stratoscope.graph.summary import summarize
+    from stratoscope.graph.work import work_of
     from stratoscope.models.resolve import resolve
-    from stratoscope.report.graph import render_graph, render_layers
     from stratoscope.report.files import write_text
+    from stratoscope.report.graph import render_graph, render_layers
 
     loadable = resolve(model, batch_size=batch_size, shapes=parse_shapes(shape))
     if loadable.path is None:
         raise typer.BadParameter("this model has no graph file to show")
-    graph = read_graph(loadable.path, {spec.name: spec.shape for spec in loadable.manifest.inputs})
+    graph = read_graph(loadable.path, loadable.bound_shapes())
     summary = summarize(graph)
     console = Console()
     render_graph(loadable.manifest, summary, console)
     if layers:
-        render_layers(graph, console)
+        render_layers([(layer, work_of(layer), slug(layer)) for layer in graph.layers], console)
     if json_file is not None:
         write_text(json_file, summary.model_dump_json(indent=2) + "\n")
 

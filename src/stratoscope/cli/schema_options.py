@@ -60,7 +60,7 @@ def schema_options(
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept] + made
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-        del command.__wrapped__  # type: ignore[attr-defined]
+        del command.__wrapped__
         return command
 
     return decorate
@@ -112,5 +112,5 @@ def _plain_type(annotation: Any) -> Any:
         inner = [a for a in get_args(annotation) if a is not type(None)]
         return _plain_type(inner[0])
     if origin is tuple:
-        return list[_plain_type(get_args(annotation)[0])]
+        return types.GenericAlias(list, (_plain_type(get_args(annotation)[0]),))
     return annotation

@@ -27,7 +27,8 @@ class Plan:
     """One run.
 
     Attributes:
-        model: zoo name, path, `hf:ORG/NAME`, manifest file, or a `torch.nn.Module`.
+        model: zoo name, path, `hf:ORG/NAME`, manifest (its file, or a `ModelManifest`), or a `torch.nn.Module`.
+        model_folder: where the path of a `ModelManifest` starts.
         shapes: input name -> shape, for free dimensions.
         sections: what to measure; the graph and the environment always come with it.
         max_batch: largest batch size of the sweep.
@@ -39,6 +40,7 @@ class Plan:
     """
 
     model: Any
+    model_folder: Path = Path()
     backend: str = "onnxruntime"
     options: BackendOptions = field(default_factory=BackendOptions)
     scenario: ScenarioManifest = field(default_factory=ScenarioManifest)

@@ -9,6 +9,7 @@ import numpy as np
 
 from stratoscope.errors import ModelError
 from stratoscope.models.zoo import DATA_FOLDER
+from stratoscope.spec.model import LoadableModel
 
 LEVELS = 16  # a pixel of the digits counts the black points of a 4x4 block: 0-16
 
@@ -51,3 +52,8 @@ def digits_test() -> LabelledDataset:
         preprocessing=f"divide by {LEVELS}",
         digest=f"sha256:{content}",
     )
+
+
+def dataset_for(model: LoadableModel) -> LabelledDataset | None:
+    """The labelled data set that `model`, by its id, was trained for and can be judged on; None where there is none."""
+    return digits_test() if model.name == "digits" and model.manifest.weights == "trained" else None

@@ -93,3 +93,7 @@ class LoadableModel:
     def name(self) -> str:
         """The manifest's id."""
         return self.manifest.id
+
+    def bound_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Input name -> its shape, all dimensions bound."""
+        return {spec.name: tuple(int(size) for size in spec.shape) for spec in self.manifest.inputs}

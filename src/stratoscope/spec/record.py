@@ -40,6 +40,7 @@ class BackendRecord(Document):
     name: str
     version: str
     options: dict[str, Any] = {}
+    requested: dict[str, Any] = Field(default={}, description="the options that were asked for, to run it again")
     levels: tuple[str, ...] = Field(default=(), description="names of the levels that it can trace")
 
 
@@ -95,6 +96,7 @@ class LoadSection(Document):
     client: ClientVerdict
     noise: NoiseRecord
     loadgen: dict[str, Any] = Field(default={}, description="LoadGen's own results, as its detail log has them")
+    notes: tuple[str, ...] = Field(default=(), description="what a reader of the figures must know")
 
 
 class SweepPoint(Document):

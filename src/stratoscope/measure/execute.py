@@ -1,0 +1,277 @@
+"""Carries a plan out: resolves the model, measures each section under the lock, and binds all in one record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from stratoscope.backends.base import Backend, Capabilities, Session
+from stratoscope.backends.registry import get_backend
+from stratoscope.errors import BackendError, StratoscopeError
+from stratoscope.host.capture import capture_hardware, capture_software
+from stratoscope.host.lock import measurement_lock
+from stratoscope.measure.plan import Plan, Section
+from stratoscope.models.resolve import resolve, resolve_manifest, with_batch
+from stratoscope.spec.base import digest_of
+from stratoscope.spec.dataset import DatasetManifest, GeneratedInputs
+from stratoscope.spec.model import LoadableModel, ModelManifest
+from stratoscope.spec.record import BackendRecord, Digests, RunRecord, Unavailable
+from stratoscope.store.ids import new_run_id
+
+if TYPE_CHECKING:
+    pass
+
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A record with its raw data: one row a query in `samples`, one a span in `spans`."""
+
+    record: RunRecord
+    samples: pl.DataFrame | None
+    spans: pl.DataFrame | None
+
+
+@dataclass(slots=True)
+class _Run:
+    """What has been measured so far."""
+
+    plan: Plan
+    model: LoadableModel
+    backend: Backend
+    capabilities: Capabilities
+    report: Progress
+    sections: dict[str, Any] = field(default_factory=dict)
+    unavailable: list[Unavailable] = field(default_factory=list)
+    samples: pl.DataFrame | None = None
+    spans: pl.DataFrame | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    interrupted: str | None = None
+
+
+def execute(plan: Plan, *, on_progress: Progress | None = None) -> Outcome:
+    """Measures what `plan` asks for and returns the record.
+
+    A section that cannot be measured is listed under `unavailable` with its reason; the others run. Ctrl-C ends the
+    run: what was measured until then is in the record, whose status is "interrupted".
+
+    Raises:
+        StratoscopeError: the model, the back end or the scenario is not usable at all.
+    """
+    report = on_progress or _no_progress
+    backend = get_backend(plan.backend)
+    capabilities = backend.capabilities()
+    if not capabilities.available:
+        raise BackendError(f"back end {plan.backend} is not available: {capabilities.reason}")
+    report("finding the model", 0.0)
+    model = _resolved(plan, report)
+    run = _Run(plan, model, backend, capabilities, report)
+    steps = _steps(run)
+    with measurement_lock(wait=plan.wait, on_wait=lambda text: report(text, None)):
+        for number, (title, step) in enumerate(steps):
+            report(title, number / len(steps))
+            try:
+                step(run)
+            except KeyboardInterrupt:
+                run.interrupted = f"Ctrl-C during: {title}"
+            if run.interrupted:
+                break
+        report("writing the record", 1.0)
+    return Outcome(_record(run), run.samples, run.spans)
+
+
+def _resolved(plan: Plan, report: Progress) -> LoadableModel:
+    def say(text: str) -> None:
+        report(text, None)
+
+    batch_size = plan.scenario.batch_size
+    if isinstance(plan.model, ModelManifest):
+        return resolve_manifest(
+            plan.model, plan.model_folder, batch_size=batch_size, shapes=plan.shapes, on_progress=say
+        )
+    return resolve(plan.model, batch_size=batch_size, shapes=plan.shapes, on_progress=say)
+
+
+def _no_progress(text: str, share: float | None) -> None:
+    """Progress that nobody watches."""
+
+
+def _steps(run: _Run) -> list[tuple[str, Callable[[_Run], None]]]:
+    """The sections in the order of measuring: cold start first, while nothing of the model is in memory."""
+    wanted = run.plan.sections
+    steps: list[tuple[str, Callable[[_Run], None]]] = [("reading the graph", _graph)]
+    if Section.COLD_START in wanted:
+        steps.append(("cold start", _cold_start))
+    if Section.LOAD in wanted:
+        steps.append((f"load: {run.plan.scenario.kind}", _load))
+    if Section.ACCURACY in wanted:
+        steps.append(("accuracy", _accuracy))
+    if Section.PROFILE in wanted:
+        steps.append(("layers", _profile))
+    if Section.SWEEP in wanted:
+        steps.append(("batch sizes", _sweep))
+    return steps
+
+
+@contextmanager
+def _optional(run: _Run, what: str) -> Iterator[None]:
+    """A section whose failure is an answer, not the end of the run."""
+    try:
+        yield
+    except MemoryError:
+        run.unavailable.append(Unavailable(what=what, why="not enough memory"))
+    except StratoscopeError as error:
+        run.unavailable.append(Unavailable(what=what, why=str(error)))
+
+
+def _graph(run: _Run) -> None:
+    """What the model is; not measured, so a graph that cannot be read leaves the rest to run."""
+    from stratoscope.graph.onnx_reader import read_graph
+    from stratoscope.graph.summary import summarize
+
+    if run.model.path is None:
+        run.unavailable.append(Unavailable(what="graph", why="the model has no graph file"))
+        return
+    with _optional(run, "graph"):
+        run.sections["graph"] = summarize(read_graph(run.model.path, run.model.bound_shapes()))
+
+
+def _cold_start(run: _Run) -> None:
+    from stratoscope.measure.cold_start import measure_cold_start
+
+    with _optional(run, "cold start"):
+        run.sections["cold_start"] = measure_cold_start(run.plan.backend, run.model, run.plan.options)
+
+
+@contextmanager
+def _session(run: _Run) -> Iterator[Session]:
+    session = run.backend.load(run.model, run.plan.options)
+    run.options = dict(session.effective_options)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def _load(run: _Run) -> None:
+    from stratoscope.measure.load import run_load
+
+    with _session(run) as session:
+        result = run_load(
+            session,
+            run.model,
+            run.plan.scenario,
+            on_progress=lambda text: run.report(text, None),
+            log_dir=run.plan.log_dir,
+        )
+    run.sections["load"] = result.section
+    run.samples = result.samples
+    if result.interrupted:
+        run.interrupted = "Ctrl-C during the load"
+
+
+def _accuracy(run: _Run) -> None:
+    from stratoscope.measure.accuracy import measure_accuracy
+    from stratoscope.models.datasets import dataset_for
+
+    dataset = dataset_for(run.model)
+    if dataset is None:
+        run.unavailable.append(
+            Unavailable(
+                what="accuracy", why=f"no labelled data set for {run.model.name}: its weights are seeded or unknown"
+            )
+        )
+        return
+    with _optional(run, "accuracy"), _session(run) as session:
+        run.sections["accuracy"] = measure_accuracy(session, dataset)
+
+
+def _profile(run: _Run) -> None:
+    from stratoscope.measure.inputs import make_inputs
+    from stratoscope.measure.leveled import profile_layers
+    from stratoscope.trace.levels import Level
+
+    reason = run.capabilities.levels.get(Level.LAYER, "the back end does not trace layers")
+    if reason is not None:
+        run.unavailable.append(Unavailable(what="layer profile", why=reason))
+        return
+    with _optional(run, "layer profile"):
+        feeds = make_inputs(run.model, 1, run.plan.scenario.seeds.inputs)[0]
+        run.sections["profile"], run.spans = profile_layers(
+            run.backend,
+            run.model,
+            run.plan.options,
+            feeds,
+            budget_s=run.plan.profile_budget_s,
+            on_progress=lambda text: run.report(text, None),
+        )
+
+
+def _sweep(run: _Run) -> None:
+    from stratoscope.measure.sweep import batch_sweep
+
+    if run.model.batch_axis is None:
+        run.unavailable.append(Unavailable(what="batch sweep", why="the graph's batch size is fixed"))
+        return
+    sizes = [1]
+    while sizes[-1] * 2 <= run.plan.max_batch:
+        sizes.append(sizes[-1] * 2)
+    with _optional(run, "batch sweep"):
+        run.sections["sweep"] = batch_sweep(
+            run.backend,
+            run.model,
+            run.plan.options,
+            sizes=sizes,
+            budget_s=run.plan.sweep_budget_s,
+            rebind=with_batch,
+            on_progress=lambda text: run.report(text, None),
+        )
+
+
+def _record(run: _Run) -> RunRecord:
+    """Binds the sections, the environment and the five digests."""
+    hardware = capture_hardware()
+    software = capture_software(run.capabilities.distributions)
+    requested = run.plan.options.model_dump(mode="json")
+    dataset = DatasetManifest(
+        id="generated",
+        samples=run.plan.scenario.performance_samples,
+        generated=GeneratedInputs(seed=run.plan.scenario.seeds.inputs),
+    )
+    digests = Digests(
+        model=run.model.manifest.digest(),
+        dataset=dataset.digest(),
+        software=digest_of({"software": software.digest(), "backend": run.backend.name, "options": requested}),
+        hardware=hardware.digest(),
+        scenario=run.plan.scenario.digest(),
+    )
+    levels = tuple(level.name.lower() for level, reason in run.capabilities.levels.items() if reason is None)
+    return RunRecord(
+        id=new_run_id(),
+        created_at=datetime.now(UTC),
+        command=run.plan.command,
+        status="interrupted" if run.interrupted else "complete",
+        status_reason=run.interrupted,
+        digests=digests,
+        key=digests.key(),
+        model=run.model.manifest,
+        scenario=run.plan.scenario,
+        software=software.model_dump(mode="json", by_alias=True),
+        hardware=hardware.model_dump(mode="json", by_alias=True),
+        dataset=dataset.model_dump(mode="json", by_alias=True),
+        backend=BackendRecord(
+            name=run.backend.name,
+            version=run.capabilities.version,
+            options=run.options,
+            requested=requested,
+            levels=levels,
+        ),
+        unavailable=tuple(run.unavailable),
+        **run.sections,
+    )
