@@ -30,7 +30,10 @@ _DRIFT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field that differs: the aspect (one of the five digests), its path, and both values (None: absent)."""
+    """A field that differs: the aspect (one of the five digests), its path, and both values (None: absent).
+
+    Of two lists of plain values (flags, providers) only what the other has not is kept, unless just the order differs.
+    """
 
     aspect: str
     path: str
@@ -98,7 +101,11 @@ def compare_runs(store: Store, a: str, b: str) -> RunComparison:
 
 
 def latencies_s(store: Store, record: RunRecord) -> NDArray[np.float64]:
-    """Latency of every completed query in s, from the intended send time; raises StoreError where there are none."""
+    """Latency of every completed query in s, in the order of issue: from its intended send time to its last sample.
+
+    Raises:
+        StoreError: the run is offline, has no samples, or a latency that is not above zero.
+    """
     if record.scenario.kind is ScenarioKind.OFFLINE:
         raise StoreError(
             f"run {record.id} is offline: all its samples were sent at once, so it has a throughput and no latencies",
@@ -109,13 +116,14 @@ def latencies_s(store: Store, record: RunRecord) -> NDArray[np.float64]:
         raise StoreError(
             f"run {record.id} of {record.model.id} has no latencies to compare", hint="`stratoscope run` measures them"
         )
-    missing = {"scheduled_ns", "completed_ns"} - set(samples.columns)
+    missing = {"query", "scheduled_ns", "completed_ns"} - set(samples.columns)
     if missing:
         raise StoreError(f"the samples of run {record.id} have no column {', '.join(sorted(missing))}")
-    latency_ns = samples.select((pl.col("completed_ns") - pl.col("scheduled_ns")).cast(pl.Float64)).to_series()
-    seconds: NDArray[np.float64] = latency_ns.drop_nulls().to_numpy() * 1e-9
-    if seconds.size == 0 or not seconds.min() > 0:
-        raise StoreError(f"run {record.id} has a query without a latency above zero, or none at all")
+    latency_ns = pl.col("completed_ns").max() - pl.col("scheduled_ns").min()
+    queries = samples.group_by("query").agg(latency_ns=latency_ns).sort("query")
+    seconds: NDArray[np.float64] = queries["latency_ns"].drop_nulls().to_numpy() * 1e-9
+    if seconds.size == 0 or seconds.min() <= 0:
+        raise StoreError(f"run {record.id} has a query without a latency above zero, or no query at all")
     return seconds
 
 
@@ -128,10 +136,18 @@ def differences(aspect: str, a: RunRecord, b: RunRecord) -> tuple[Difference, ..
     """The fields in which two records differ within an aspect, sorted by path; empty where the records do not tell."""
     left, right = dict(_flat(_content(aspect, a))), dict(_flat(_content(aspect, b)))
     return tuple(
-        Difference(aspect, path, left.get(path), right.get(path))
+        Difference(aspect, path, *_apart(left.get(path), right.get(path)))
         for path in sorted(left.keys() | right.keys())
         if left.get(path) != right.get(path)
     )
+
+
+def _apart(left: Any, right: Any) -> tuple[Any, Any]:
+    """Two lists without what they share; anything else, and lists in another order only, as they are."""
+    if not (isinstance(left, list | tuple) and isinstance(right, list | tuple)):
+        return left, right
+    only_left, only_right = [x for x in left if x not in right], [x for x in right if x not in left]
+    return (only_left, only_right) if only_left or only_right else (left, right)
 
 
 def _content(aspect: str, record: RunRecord) -> Mapping[str, Any]:
@@ -146,15 +162,15 @@ def _content(aspect: str, record: RunRecord) -> Mapping[str, Any]:
     if aspect == "hardware":
         return {name: value for name, value in record.hardware.items() if name not in HardwareManifest.not_content}
     inputs = [spec.model_dump(mode="json") for spec in record.model.inputs]
-    return {**(record.dataset or {}), "inputs": inputs, "seed": record.scenario.seeds.inputs}
+    return {"dataset": record.dataset, "inputs": inputs, "inputs_seed": record.scenario.seeds.inputs}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf with its path: keys joined by dots, list positions in brackets; an empty container is a leaf."""
+    """Every leaf with its path: keys joined by dots, positions in brackets; a list of plain values is one leaf."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from _flat(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list | tuple) and value:
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
         for index, item in enumerate(value):
             yield from _flat(item, f"{path}[{index}]")
     else:
@@ -165,6 +181,8 @@ def _caveats(a: RunRecord, b: RunRecord, aspects: tuple[str, ...]) -> Iterator[s
     yield _DRIFT
     if "scenario" in aspects:
         yield "the runs were under different loads"
+    elif adapted := _adapted(a, b):
+        yield f"the same scenario drove different loads, each adapted to what its run could take: {adapted}"
     for record in (a, b):
         if record.status != "complete":
             yield f"run {record.id} is {record.status}: it has fewer queries than were asked for"
@@ -174,3 +192,13 @@ def _caveats(a: RunRecord, b: RunRecord, aspects: tuple[str, ...]) -> Iterator[s
             yield f"run {record.id} was disturbed: {record.load.noise.reason or 'the noise gate refused it'}"
     if {a.scenario.kind, b.scenario.kind} & _QUEUEING:
         yield "queries that wait for each other are not independent: the interval is narrower than the truth"
+
+
+def _adapted(a: RunRecord, b: RunRecord) -> str:
+    """Targets that the scenario left open and that were measured: where the two runs got different ones."""
+    if a.load is None or b.load is None:
+        return ""
+    left, right = (dict(_flat(load.scenario.model_dump(mode="json"))) for load in (a.load, b.load))
+    return ", ".join(
+        f"{name} {left.get(name)} and {right.get(name)}" for name in left if left.get(name) != right.get(name)
+    )
