@@ -10,12 +10,15 @@ def backends() -> None:
 
     from stratoscope.backends.registry import available_backends
 
-    table = Table(box=None, header_style="bold")
-    for column in ("back end", "version", "levels", "not available"):
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("back end", "version", "traces", "does not"):
         table.add_column(column)
     for name, capabilities in available_backends().items():
         levels = [level.name.lower() for level, reason in capabilities.levels.items() if reason is None]
-        missing = [f"{level.name.lower()}: {reason}" for level, reason in capabilities.levels.items() if reason]
-        why = capabilities.reason or "; ".join(missing)
-        table.add_row(name, capabilities.version, ", ".join(levels), why)
+        missing: dict[str, list[str]] = {}
+        for level, reason in capabilities.levels.items():
+            if reason is not None:
+                missing.setdefault(reason, []).append(level.name.lower())
+        why = [f"{', '.join(names)}: {reason}" for reason, names in missing.items()]
+        table.add_row(name, capabilities.version, ", ".join(levels), capabilities.reason or "\n".join(why))
     Console().print(table)

@@ -22,7 +22,7 @@ from stratoscope.cli.schema_options import schema_options
 from stratoscope.spec.options import BackendOptions
 from stratoscope.spec.scenario import ScenarioManifest
 
-SCENARIO_EXCLUDED = ("schema_", "description", "seeds", "batch_size")
+SCENARIO_EXCLUDED = ("schema_", "description", "seeds", "batch_size", "mode")
 SCENARIO_NAMES = {"kind": "--scenario"}
 
 

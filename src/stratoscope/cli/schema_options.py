@@ -96,7 +96,7 @@ def _help(field: FieldInfo) -> str:
     if default is None or default == () or default == "":
         return text
     shown = getattr(default, "value", default)
-    return f"{text} [default: {shown}]".strip()
+    return f"{text} (default: {shown})".strip()
 
 
 def _is_list(base: Any) -> bool:

@@ -17,7 +17,9 @@ class BackendOptions(Document):
 
     threads: PositiveInt | None = Field(default=None, description="threads inside one operator")
     inter_threads: PositiveInt | None = Field(default=None, description="operators run at once")
-    graph_optimization: Literal["off", "basic", "extended", "all"] = "all"
+    graph_optimization: Literal["off", "basic", "extended", "all"] = Field(
+        default="all", description="how far the runtime may rewrite the graph"
+    )
     providers: tuple[str, ...] = Field(default=(), description="execution providers in order of preference; empty: CPU")
-    spin: bool = True
+    spin: bool = Field(default=True, description="idle worker threads spin: quicker, and busy")
     null_latency_s: float = Field(default=0.001, ge=0, le=60, description="null back end: how long one inference takes")

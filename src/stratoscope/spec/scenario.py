@@ -43,24 +43,26 @@ class ScenarioManifest(Manifest):
     schema_: Literal["stratoscope/scenario/1"] = Field(default="stratoscope/scenario/1", alias="schema")
     not_content: ClassVar[frozenset[str]] = frozenset({"description"})
 
-    kind: ScenarioKind = ScenarioKind.SINGLE_STREAM
+    kind: ScenarioKind = Field(default=ScenarioKind.SINGLE_STREAM, description="load pattern")
     mode: Literal["performance", "accuracy"] = "performance"
     description: str = ""
     batch_size: PositiveInt = 1
-    min_duration_s: PositiveFloat = 3.0
-    max_duration_s: PositiveFloat = 600.0
-    min_queries: PositiveInt = 64
-    warmup_s: float = Field(default=0.5, ge=0, le=3600)
-    warmup_queries: int = Field(default=3, ge=0)
+    min_duration_s: PositiveFloat = Field(default=3.0, description="measure at least so many seconds")
+    max_duration_s: PositiveFloat = Field(default=600.0, description="measure at most so many seconds")
+    min_queries: PositiveInt = Field(default=64, description="and at least so many queries")
+    warmup_s: float = Field(default=0.5, ge=0, le=3600, description="seconds of calls before, not counted")
+    warmup_queries: int = Field(default=3, ge=0, description="at least so many calls before, not counted")
     performance_samples: PositiveInt = Field(default=16, description="distinct inputs held in memory")
-    target_percentile: float = Field(default=0.9, gt=0, lt=1)
-    target_qps: PositiveFloat | None = Field(default=None, description="server: Poisson rate; constant-rate: rate")
-    target_latency_s: PositiveFloat | None = Field(
-        default=None, description="server: latency bound at the target percentile"
+    target_percentile: float = Field(default=0.9, gt=0, lt=1, description="percentile that the scenario is judged by")
+    target_qps: PositiveFloat | None = Field(
+        default=None, description="server, constant-rate: queries a second; measured where not given"
     )
-    samples_per_query: PositiveInt = Field(default=8, description="multi-stream")
+    target_latency_s: PositiveFloat | None = Field(
+        default=None, description="server: bound in seconds at the target percentile"
+    )
+    samples_per_query: PositiveInt = Field(default=8, description="multi-stream: inputs of one query")
     concurrency: PositiveInt = Field(default=2, description="concurrency: queries in flight; server and rates: workers")
     trace_file: str | None = Field(
-        default=None, description="replay: file of send times in seconds, one a line (or JSONL with `t`)"
+        default=None, description="replay: file of send times in seconds, one a line, or JSONL with t"
     )
     seeds: Seeds = Seeds()
