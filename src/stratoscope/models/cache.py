@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -17,12 +16,14 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from stratoscope.errors import ModelError
+from stratoscope.spec.base import Document
 from stratoscope.spec.model import ModelManifest
 
 CACHE_VARIABLE = "STRATOSCOPE_CACHE"
 _SIDECAR = "entry.json"
 
 Progress = Callable[[str], None]
+FileStat = tuple[int, int, int]  # size, inode, time of the last change in nanoseconds
 
 
 def silent(_message: str) -> None:
@@ -44,6 +45,13 @@ class CachedModel:
     """An entry: the ONNX file and its manifest, in which free dimensions still have names."""
 
     path: Path
+    manifest: ModelManifest
+
+
+class _Sidecar(Document):
+    """What lies beside the files of an entry: how they were when it was sealed, and the manifest with the digest."""
+
+    files: dict[str, FileStat]
     manifest: ModelManifest
 
 
@@ -148,37 +156,43 @@ def _seal(temporary: Path, entry: Path, recipe: Recipe, manifest: ModelManifest)
 
 def _read(entry: Path, recipe: Recipe) -> CachedModel | None:
     """The entry, or None where it is missing or is not what was written."""
-    try:
-        sidecar = json.loads((entry / _SIDECAR).read_bytes())
-        manifest = ModelManifest.model_validate(sidecar["manifest"])
-        recorded = sidecar["files"]
-        present = _stats(entry)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
-        return None
     path = entry / recipe.file_name
-    if not path.is_file() or {n: s[0] for n, s in present.items()} != {n: s[0] for n, s in recorded.items()}:
+    try:
+        sidecar = _Sidecar.model_validate_json((entry / _SIDECAR).read_bytes())
+        present = _stats(entry)
+    except (OSError, ValidationError):
         return None
-    if present != recorded:
-        from stratoscope.graph.onnx_file import model_digest
-
-        if model_digest(path) != manifest.sha256:
+    sizes = {name: stat[0] for name, stat in present.items()}
+    if not path.is_file() or sizes != {name: stat[0] for name, stat in sidecar.files.items()}:
+        return None
+    if present != sidecar.files:
+        if not _has_digest(path, sidecar.manifest.sha256):
             return None
         with contextlib.suppress(OSError):  # a cache that cannot be written is hashed each time
-            _write_sidecar(entry, manifest)
-    return CachedModel(path, manifest)
+            _write_sidecar(entry, sidecar.manifest)
+    return CachedModel(path, sidecar.manifest)
 
 
-def _stats(folder: Path) -> dict[str, list[int]]:
-    """Size, inode and time of change of every file of an entry but the sidecar."""
+def _has_digest(path: Path, digest: str | None) -> bool:
+    from stratoscope.graph.onnx_file import model_digest
+
+    try:
+        return model_digest(path) == digest
+    except ModelError:  # no longer a model
+        return False
+
+
+def _stats(folder: Path) -> dict[str, FileStat]:
+    """What tells a changed file, for every file of an entry but the sidecar."""
     stats = {file.name: file.stat() for file in folder.iterdir() if not file.name.startswith(_SIDECAR)}
-    return {name: [stat.st_size, stat.st_ino, stat.st_mtime_ns] for name, stat in stats.items()}
+    return {name: (stat.st_size, stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def _write_sidecar(folder: Path, manifest: ModelManifest) -> None:
-    content = {"files": _stats(folder), "manifest": manifest.model_dump(mode="json", by_alias=True)}
+    content = _Sidecar(files=_stats(folder), manifest=manifest).model_dump_json(by_alias=True, indent=1)
     handle, name = tempfile.mkstemp(prefix=_SIDECAR, dir=folder)
     with os.fdopen(handle, "w") as file:
-        json.dump(content, file, indent=1)
+        file.write(content)
         file.flush()
         os.fchmod(file.fileno(), 0o644)
         os.fsync(file.fileno())

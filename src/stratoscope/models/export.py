@@ -119,9 +119,15 @@ def _export_free_if_possible(module: Any, path: Path, example: Mapping[str, Any]
         # A dimension of 1 would be taken for a constant.
         pairs = {key: torch.cat([t, t]) if len(t) == 1 else t for key, t in example.items()}
         try:
-            return export_module(module, path, pairs)
+            model = export_module(module, path, pairs)
+            if batch_symbols(read_signature(model)[0]):
+                return model
+            reason = f"{type(module).__name__} depends on the size of its batch"
         except ModelError as error:
-            on_progress(f"{error.message}; exporting with the batch of the example, which is then fixed")
+            reason = error.message
+        on_progress(f"{reason}; exporting with the batch of the example, which is then fixed")
+        for file in path.parent.iterdir():
+            file.unlink()
     return export_module(module, path, example, free_batch=False)
 
 

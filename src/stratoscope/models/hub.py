@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,19 @@ def obtain_from_hub(name: str, folder: Path, on_progress: Progress = silent) -> 
     if not _NAME.fullmatch(name):
         raise ModelError(f"{label!r} is no name of a hub model", hint="expected hf:ORG/NAME")
     local = not _is_reachable()
-    config = _load(label, local, lambda: _read_config(name, local))
+    revision = _load(label, local, lambda: _revision(name, local))
+    config = _load(label, local, lambda: _read_config(name, revision, local))
     if config.is_encoder_decoder:
         raise ModelError(
             f"{label} is an encoder-decoder, which has no single graph",
             hint="export its encoder or decoder with torch.onnx.export and give the .onnx file",
         )
-    revision = getattr(config, "_commit_hash", None)
     versions = {package: metadata.version(package) for package in ("torch", "transformers", "onnxscript")}
     stem = name.replace("/", "--")
     key = f"hf-{stem}-{digest_of([name, revision, versions]).removeprefix('sha256:')[:12]}"
 
     def build(path: Path) -> ModelManifest:
-        return _build(label, path, _load(label, local, lambda: _read_model(name, config, local)), revision)
+        return _build(label, path, _load(label, local, lambda: _read_model(name, revision, config, local)), revision)
 
     return fetch(Recipe(key, f"{stem}.onnx", label, build), folder, on_progress)
 
@@ -64,15 +65,22 @@ def _is_reachable() -> bool:
         return False
 
 
-def _read_config(name: str, local: bool) -> Any:
+def _revision(name: str, local: bool) -> str:
+    """The commit that the repository's main branch points to; the hub's cache has a folder a commit."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(name, "config.json", local_files_only=local)).parent.name
+
+
+def _read_config(name: str, revision: str, local: bool) -> Any:
     import transformers
 
     return transformers.AutoConfig.from_pretrained(
-        name, trust_remote_code=False, local_files_only=local, attn_implementation="eager"
+        name, revision=revision, trust_remote_code=False, local_files_only=local, attn_implementation="eager"
     )
 
 
-def _read_model(name: str, config: Any, local: bool) -> Any:
+def _read_model(name: str, revision: str, config: Any, local: bool) -> Any:
     import torch
     import transformers
 
@@ -80,14 +88,29 @@ def _read_model(name: str, config: Any, local: bool) -> Any:
     loader = getattr(transformers, architecture, None) or transformers.AutoModel
     if hasattr(config, "use_cache"):
         config.use_cache = False
-    return loader.from_pretrained(
-        name,
-        config=config,
-        revision=getattr(config, "_commit_hash", None),
-        use_safetensors=True,
-        dtype=torch.float32,
-        local_files_only=local,
-    )
+    with _no_progress_bars():
+        return loader.from_pretrained(
+            name,
+            config=config,
+            revision=revision,
+            use_safetensors=True,
+            dtype=torch.float32,
+            local_files_only=local,
+        )
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keeps the bars of transformers off the terminal, where the caller shows its own progress."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _load(label: str, local: bool, read: Callable[[], Any]) -> Any:
@@ -107,7 +130,7 @@ def _load(label: str, local: bool, read: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _build(label: str, path: Path, model: Any, revision: str | None) -> ModelManifest:
+def _build(label: str, path: Path, model: Any, revision: str) -> ModelManifest:
     from stratoscope.models.export import export_module
     from stratoscope.models.signature import read_signature
     from stratoscope.models.torch_zoo import TensorsOnly, example_arguments
@@ -119,9 +142,9 @@ def _build(label: str, path: Path, model: Any, revision: str | None) -> ModelMan
     )[1]
     return ModelManifest(
         id=label,
-        version=revision or "1.0.0",
+        version=f"1.0.0+{revision}",
         task=(model.config.architectures or [None])[0],
-        references=(f"https://huggingface.co/{label.removeprefix('hf:')}",),
+        references=(f"https://huggingface.co/{label.removeprefix('hf:')}/tree/{revision}",),
         inputs=inputs,
         outputs=outputs,
         weights="trained",

@@ -14,7 +14,7 @@ from stratoscope.models.zoo import find_entry, list_zoo, obtain
 from stratoscope.spec.model import LoadableModel, ModelManifest, TensorSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
-_MANIFEST_SUFFIXES = (".yaml", ".yml")
+_MANIFEST_SUFFIXES = (".yaml", ".yml", ".json")
 _HUB_PREFIX = "hf:"
 
 
@@ -40,6 +40,7 @@ def resolve(
 
     Raises:
         ModelError: the model is unknown, missing, unreadable, or does not take the shapes.
+        SpecError: the manifest does not validate.
     """
     folder = cache_folder(cache)
     if not isinstance(model, str | Path):
@@ -54,9 +55,9 @@ def resolve(
     if not path.is_file():
         raise ModelError(f"no such model file: {name}", hint="give the path of an .onnx file or a zoo name")
     if suffix in _MANIFEST_SUFFIXES:
-        from stratoscope.spec.yamlio import load_document
+        from stratoscope.spec.yamlio import load_as
 
-        manifest = load_document(path, ModelManifest)
+        manifest = load_as(ModelManifest, path)
         return resolve_manifest(
             manifest, path.parent, batch_size=batch_size, shapes=shapes, cache=cache, on_progress=on_progress
         )
