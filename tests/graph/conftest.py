@@ -14,17 +14,6 @@ from stratoscope.graph.ir import Graph, Layer
 from stratoscope.graph.onnx_reader import read_graph
 
 LIGHT_FOLDER = Path(onnx.__path__[0]) / "backend" / "test" / "data" / "light"
-LIGHT_MODELS = (
-    "bvlc_alexnet",
-    "densenet121",
-    "inception_v1",
-    "inception_v2",
-    "resnet50",
-    "shufflenet",
-    "squeezenet",
-    "vgg19",
-    "zfnet512",
-)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +35,7 @@ def light_graph(light_file: Callable[[str], Path]) -> Callable[[str], Graph]:
     return get
 
 
-def model_of(
+def _model_of(
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, Sequence[int | str]],
     outputs: Sequence[str],
@@ -70,7 +59,7 @@ def model_of(
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
 
 
-def layer_of(
+def _layer_of(
     op: str,
     inputs: Sequence[Sequence[int] | TensorProto | None],
     *,
@@ -95,7 +84,7 @@ def layer_of(
                 kinds[name] = types[position]
     results = [f"out{position}" for position in range(outputs)]
     node = helper.make_node(op, names, results, domain=domain, **attributes)
-    model = model_of(
+    model = _model_of(
         [node],
         shapes,
         results,
@@ -107,3 +96,15 @@ def layer_of(
     graph = read_graph(model)
     assert len(graph.layers) == 1, graph
     return graph.layers[0]
+
+
+@pytest.fixture(scope="session")
+def model_of() -> Callable[..., ModelProto]:
+    """`model_of(nodes, inputs, outputs, initializers=...)`: a model of these nodes."""
+    return _model_of
+
+
+@pytest.fixture(scope="session")
+def layer_of() -> Callable[..., Layer]:
+    """`layer_of(op, inputs, **attributes)`: the one layer of a model of one node."""
+    return _layer_of
