@@ -99,6 +99,18 @@ def test_digests_that_differ_where_the_records_do_not_tell_are_named(
     assert "the records do not tell in which field of: hardware" in shown
 
 
+def test_a_digest_is_shown_by_its_beginning(
+    runs: None, run_compare: Run, make_record: Callable[..., RunRecord]
+) -> None:
+    other = make_record(id="bert", model="bert")
+    with Store.open() as store:
+        store.save(other, samples(10, 5))
+    shown = run_compare("a", "bert")
+    assert other.model.sha256 is not None
+    assert f"{other.model.sha256[:19]}..." in shown
+    assert other.model.sha256[:24] not in shown
+
+
 def test_an_unknown_run_is_an_error(runs: None, run_compare: Run) -> None:
     with pytest.raises(StoreError, match="there is no run 'slowly'"):
         run_compare("a", "slowly")

@@ -51,7 +51,7 @@ def postgresql_server() -> Iterator[str]:
     if account:
         shutil.chown(folder, "nobody")
     data, log = folder / "data", folder / "log"
-    initdb = [PROGRAMS / "initdb", "-D", data, "-A", "trust", "-U", "tester", "-E", "UTF8", "--no-sync"]
+    initdb = [PROGRAMS / "initdb", "-D", data, "-A", "trust", "-U", "tester", "-E", "UTF8", "--locale=C", "--no-sync"]
     subprocess.run(initdb, check=True, capture_output=True, **account)
     options = f"-k {folder} -c listen_addresses= -c fsync=off"
     control = [PROGRAMS / "pg_ctl", "-D", data, "-w"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from stratoscope.store.comparison import RunComparison
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RUN_HELP = "A run's id or its beginning, 'last', 'last~1', or a model's name (its newest run)."
 
 
@@ -84,7 +86,9 @@ def _print_differences(comparison: RunComparison, console: Console) -> None:
 
 
 def _shown(value: Any) -> str:
-    return "absent" if value is None else str(value)
+    """A value in words; of a digest its beginning, which tells it from another."""
+    text = "absent" if value is None else str(value)
+    return text[:19] + "..." if _DIGEST.fullmatch(text) else text
 
 
 def _line(console: Console, text: str) -> None:

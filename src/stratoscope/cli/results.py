@@ -29,6 +29,10 @@ BackendFilter = Annotated[
 LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most so many, the newest.")]
 
 
+#: A model's name up to this length stays on one line in a narrow terminal.
+_MODEL_WIDTH = 20
+
+
 @results_app.callback(invoke_without_command=True)
 def list_runs(
     context: typer.Context,
@@ -200,8 +204,11 @@ def _print(runs: list[RunSummary], place: str) -> None:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("run", no_wrap=True)
-    for column in ("when", "model", "load", "result"):
-        table.add_column(column, overflow="fold")
+    table.add_column("when", no_wrap=True)
+    longest = max(len(run.model_name) for run in runs)
+    table.add_column("model", overflow="fold", min_width=min(longest, _MODEL_WIDTH))
+    table.add_column("load", overflow="fold")
+    table.add_column("result", overflow="fold")
     for run in runs:
         when = run.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
         batch = f", batch {run.batch_size}" if run.batch_size not in (None, 1) else ""
@@ -212,15 +219,17 @@ def _print(runs: list[RunSummary], place: str) -> None:
 
 
 def _result(run: RunSummary) -> str:
-    """The run's figure with its interval and what it is; and how the run ended where it is not complete."""
+    """The run's figure with its interval, what it is, and how the run ended where it is not complete."""
     from stratoscope.report.format import text
     from stratoscope.stats.quantity import Quantity
 
     ending = "" if run.status == "complete" else f" ({run.status})"
     if run.metric_name is None or run.metric_unit is None:
         return f"nothing measured{ending}"
-    label = run.metric_name.split(".", 1)[1] if "." in run.metric_name else run.metric_name
+    section, _, name = run.metric_name.partition(".")
+    label = name.replace(".", " ").replace("_", " ").removeprefix("latency ")
+    what = f"{label} latency" if section == "load" and label != "throughput" else label
     if run.metric_value is None:
-        return f"{label} unavailable{ending}"
+        return f"{what} unavailable{ending}"
     figure = Quantity(value=run.metric_value, unit=run.metric_unit, ci_low=run.metric_low, ci_high=run.metric_high)
-    return f"{label} {text(figure)}{ending}"
+    return f"{text(figure)} {what}{ending}"
