@@ -47,22 +47,25 @@ def _command_line() -> str:
 
 
 def _refuse_unwritable(outputs: Outputs) -> None:
-    """Fails before the measurement where a file could not be written after it."""
+    """Fails before the measurement where a file or the database could not be written after it."""
     from stratoscope.report.files import check_writable
 
     for path in (outputs.html, outputs.json_file):
         if path is not None and str(path) != "-":
             check_writable(path)
+    if outputs.save:
+        from stratoscope.store.store import Store
+
+        Store.open(outputs.database).close()
 
 
 def keep(outcome: Outcome, outputs: Outputs) -> Outcome:
     """Saves the run where that is wanted; returns it with the names of its artefacts."""
     if not outputs.save:
         return outcome
-    from stratoscope.store.store import Store
+    from stratoscope.store.store import save_run
 
-    with Store.open(outputs.database) as store:
-        record = store.save(outcome.record, samples=outcome.samples, spans=outcome.spans)
+    record = save_run(outputs.database, outcome.record, outcome.samples, outcome.spans)
     return replace(outcome, record=record)
 
 
