@@ -9,14 +9,18 @@ import typer
 
 from stratoscope.cli.options import (
     BackendOption,
+    BatchOption,
+    BudgetOption,
     DatabaseOption,
     HtmlOption,
     JsonOption,
+    MaxBatchOption,
     ModelArgument,
     SaveOption,
     SeedOption,
     ShapeOption,
     WaitOption,
+    parse_shapes,
 )
 from stratoscope.cli.run import SCENARIO_EXCLUDED, SCENARIO_NAMES
 from stratoscope.cli.schema_options import schema_options
@@ -31,12 +35,12 @@ def diagnose(
     scenario: ScenarioManifest,
     options: BackendOptions,
     backend: BackendOption = "onnxruntime",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Inputs of one inference.")] = 1,
+    batch_size: BatchOption = 1,
     shape: ShapeOption = None,
     sweep: Annotated[bool, typer.Option(help="Measure batch sizes and find the optimal one.")] = True,
-    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Largest batch size of the sweep.")] = 64,
+    max_batch: MaxBatchOption = 64,
     cold: Annotated[bool, typer.Option(help="Measure import, load and first inference.")] = True,
-    budget: Annotated[float, typer.Option("--budget", min=1, help="Seconds for the sweep.")] = 20.0,
+    budget: BudgetOption = 20.0,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
     html: HtmlOption = None,
@@ -46,32 +50,25 @@ def diagnose(
 ) -> None:
     """Say how fast MODEL is here, under which load, and in which layers the time goes."""
     from stratoscope.cli.execute import Outputs, execute_and_show
-    from stratoscope.cli.options import parse_shapes
     from stratoscope.measure.plan import Plan, Section
 
-    sections = set(Section)
-    if not sweep:
-        sections.discard(Section.SWEEP)
-    if not cold:
-        sections.discard(Section.COLD_START)
+    left_out = {Section.SWEEP: not sweep, Section.COLD_START: not cold}
     plan = Plan(
         model=model,
         backend=backend,
         options=options,
-        scenario=scenario.model_copy(
-            update={"batch_size": batch_size, "seeds": scenario.seeds.model_copy(update={"inputs": seed})}
-        ),
+        scenario=scenario.at(batch_size, seed),
         shapes=parse_shapes(shape),
-        sections=frozenset(sections),
+        sections=frozenset(section for section in Section if not left_out.get(section, False)),
         max_batch=max_batch,
         sweep_budget_s=budget,
         wait=wait,
     )
-    page = html if html is not None else Path(f"stratoscope-report-{_file_name(model)}.html")
-    execute_and_show(plan, Outputs(json_file=json_file, html=page, database=db, save=save))
+    execute_and_show(plan, Outputs(json_file, html or _default_page(model), db, save))
 
 
-def _file_name(model: str) -> str:
-    """A model's name as a file name: its last part, other characters than letters, digits, dot and dash replaced."""
+def _default_page(model: str) -> Path:
+    """The report's file in the working folder, after the model's name; other characters than letters and digits go."""
     stem = Path(model.rsplit(":", 1)[-1]).name.removesuffix(".onnx").removesuffix(".yaml")
-    return "".join(c if c.isalnum() or c in ".-_" else "-" for c in stem) or "model"
+    safe = "".join(c if c.isalnum() or c in ".-_" else "-" for c in stem)
+    return Path(f"stratoscope-report-{safe or 'model'}.html")

@@ -9,14 +9,18 @@ import typer
 
 from stratoscope.cli.options import (
     BackendOption,
+    BatchOption,
+    BudgetOption,
     DatabaseOption,
     HtmlOption,
     JsonOption,
+    MaxBatchOption,
     ModelArgument,
     SaveOption,
     SeedOption,
     ShapeOption,
     WaitOption,
+    parse_shapes,
 )
 from stratoscope.cli.schema_options import schema_options
 from stratoscope.spec.options import BackendOptions
@@ -33,12 +37,12 @@ def run(
     scenario: ScenarioManifest,
     options: BackendOptions,
     backend: BackendOption = "onnxruntime",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Inputs of one inference.")] = 1,
+    batch_size: BatchOption = 1,
     shape: ShapeOption = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also measure batch sizes and find the optimal one.")] = False,
-    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Largest batch size of the sweep.")] = 256,
+    max_batch: MaxBatchOption = 256,
     cold: Annotated[bool, typer.Option("--cold", help="Also measure import, load and first inference.")] = False,
-    budget: Annotated[float, typer.Option("--budget", min=1, help="Seconds for the sweep.")] = 20.0,
+    budget: BudgetOption = 20.0,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
     html: HtmlOption = None,
@@ -51,24 +55,19 @@ def run(
 ) -> None:
     """Measure MODEL under one load scenario."""
     from stratoscope.cli.execute import Outputs, execute_and_show
-    from stratoscope.cli.options import parse_shapes
     from stratoscope.measure.plan import Plan, Section
 
-    sections = {Section.LOAD, Section.ACCURACY}
-    sections |= {Section.SWEEP} if sweep else set()
-    sections |= {Section.COLD_START} if cold else set()
+    wanted = {Section.LOAD: True, Section.ACCURACY: True, Section.SWEEP: sweep, Section.COLD_START: cold}
     plan = Plan(
         model=model,
         backend=backend,
         options=options,
-        scenario=scenario.model_copy(
-            update={"batch_size": batch_size, "seeds": scenario.seeds.model_copy(update={"inputs": seed})}
-        ),
+        scenario=scenario.at(batch_size, seed),
         shapes=parse_shapes(shape),
-        sections=frozenset(sections),
+        sections=frozenset(section for section, asked in wanted.items() if asked),
         max_batch=max_batch,
         sweep_budget_s=budget,
         wait=wait,
         log_dir=log_dir,
     )
-    execute_and_show(plan, Outputs(json_file=json_file, html=html, database=db, save=save))
+    execute_and_show(plan, Outputs(json_file, html, db, save))

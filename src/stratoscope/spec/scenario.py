@@ -66,3 +66,8 @@ class ScenarioManifest(Manifest):
         default=None, description="replay: file of send times in seconds, one a line, or JSONL with t"
     )
     seeds: Seeds = Seeds()
+
+    def at(self, batch_size: int, seed: int) -> ScenarioManifest:
+        """The same load at another batch size, with inputs generated from `seed`."""
+        seeds = self.seeds.model_copy(update={"inputs": seed})
+        return self.model_copy(update={"batch_size": batch_size, "seeds": seeds})
