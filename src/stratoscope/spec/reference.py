@@ -179,6 +179,14 @@ def metrics_of(record: RunRecord) -> dict[str, Quantity]:
     return found
 
 
+def failing_side(metric: str) -> Literal["either", "higher", "lower"]:
+    """On which side of the reference a metric fails: times when higher, throughput when lower, the rest on either."""
+    if metric == "throughput" or metric.endswith(".throughput"):
+        return "lower"
+    times = metric.startswith(("latency.", "cold_start.", "profile.")) or metric.endswith(".latency")
+    return "higher" if times else "either"
+
+
 def reference_from_record(
     record: RunRecord,
     tolerances: Mapping[str, Tolerance],

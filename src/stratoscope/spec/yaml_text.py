@@ -95,8 +95,10 @@ for _name, _pattern, _firsts in _CORE[2:]:
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), list(_firsts))
 
 
-def read_text(text: str) -> Text:
+def read_text(text: str, *, as_written: bool = False) -> Text:
     """Plain data from YAML, or from JSON where the text begins as a JSON object does.
+
+    With `as_written` every YAML scalar stays the text that it was: 1.10 is "1.10" and not 1.1.
 
     Raises:
         SpecError: too large, too deep, expanding beyond the bound, keys that stand twice or are no text, foreign tags,
@@ -106,7 +108,7 @@ def read_text(text: str) -> Text:
         return _read_json(text)
     if len(text.encode(errors="surrogatepass")) > MAX_YAML_BYTES:
         raise SpecError(f"the YAML text is larger than {MAX_YAML_BYTES} bytes")
-    return _read_yaml(text)
+    return _read_yaml(text, as_written)
 
 
 def write_yaml(data: Mapping[str, Any]) -> str:
@@ -118,7 +120,7 @@ def _problem(what: str, mark: Any = None) -> SpecError:
     return SpecError(what if mark is None else f"{what} (line {mark.line + 1}, column {mark.column + 1})")
 
 
-def _read_yaml(text: str) -> Text:
+def _read_yaml(text: str, as_written: bool) -> Text:
     loader: _Loader | None = None
     try:
         loader = _Loader(text)
@@ -135,7 +137,7 @@ def _read_yaml(text: str) -> Text:
         return Text(None)
     _bound_expansion(node)
     lines: Lines = {}
-    return Text(_construct(node, (), lines), lines)
+    return Text(_construct(node, (), lines, as_written), lines)
 
 
 def _bound_expansion(root: yaml.Node) -> None:
@@ -169,13 +171,13 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-def _construct(node: yaml.Node, path: tuple[str | int, ...], lines: Lines) -> Any:
+def _construct(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, as_written: bool) -> Any:
     """Plain data of a node whose expansion is bounded."""
     if node.tag == "tag:yaml.org,2002:merge" or node.tag not in _CORE_TAGS:
         raise _problem(f"the tag {node.tag!r} is not allowed: manifests are plain data", node.start_mark)
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(child, (*path, index), lines) for index, child in enumerate(node.value)]
+        return [_construct(child, (*path, index), lines, as_written) for index, child in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -183,9 +185,9 @@ def _construct(node: yaml.Node, path: tuple[str | int, ...], lines: Lines) -> An
             if key in mapping:
                 raise _problem(f"the key {key!r} stands twice", key_node.start_mark)
             lines[(*path, key)] = key_node.start_mark.line + 1
-            mapping[key] = _construct(value_node, (*path, key), lines)
+            mapping[key] = _construct(value_node, (*path, key), lines, as_written)
         return mapping
-    return _scalar(node)
+    return str(node.value) if as_written else _scalar(node)
 
 
 def _key(node: yaml.Node) -> str:

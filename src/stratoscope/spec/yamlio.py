@@ -67,9 +67,7 @@ def load_document(source: str | Path) -> Document:
         SpecError: the file cannot be read, is too large or malformed, has an unknown schema tag, or does not validate.
             One line that names the file, the key and, for YAML, the line.
     """
-    path = _as_path(source)
-    where = "the text" if path is None else str(path)
-    text = str(source) if path is None else _read_file(path)
+    text, where = read_source(source)
     try:
         parsed = read_text(text)
     except SpecError as error:
@@ -123,6 +121,16 @@ def _class_by_tag(tag: Any, where: str) -> type[Document]:
     if isinstance(tag, str) and tag in classes:
         return classes[tag]
     raise SpecError(f"{where}: unknown schema tag {str(tag)[:80]!r}", hint=f"known tags: {_known_tags()}")
+
+
+def read_source(source: str | Path) -> tuple[str, str]:
+    """The text of a file, or the text that was given; and how to call it in a message.
+
+    Raises:
+        SpecError: the file cannot be read, is too large, or is not UTF-8.
+    """
+    path = _as_path(source)
+    return (str(source), "the text") if path is None else (_read_file(path), str(path))
 
 
 def _as_path(source: str | Path) -> Path | None:
