@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
+from stratoscope.report import format as fmt
 from stratoscope.report.terminal import render_record
 from stratoscope.spec.record import RunRecord, Validity
 from stratoscope.stats.quantity import Quantity
@@ -49,9 +50,29 @@ def test_every_section_is_there_within_the_width(record_of: Callable[[int], RunR
 
 def test_the_slowest_layers_are_listed_in_order(make_record: Callable[..., RunRecord]) -> None:
     lines = [line.split() for line in rendered(make_record(), top=2).splitlines()]
-    rows = [line for line in lines if line[:1] and line[0] in {"conv1", "fc", "pool1", "prob"}]
-    assert [row[0] for row in rows] == ["conv1", "fc"]
-    assert rows[0] == ["conv1", "FusedConv", "5.20", "ms", "±", "0.10", "54", "%", "54", "%", "38.5"]
+    rows = [line for line in lines if line[1:2] and line[1] in {"conv1", "fc", "pool1", "prob"}]
+    assert [row[1] for row in rows] == ["conv1", "fc"]
+    assert rows[0] == ["0", "conv1", "FusedConv", "5.20", "ms", "±", "0.10", "54", "%", "38.5"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_long_names_give_way_to_figures(record_of: Callable[[int], RunRecord], width: int) -> None:
+    record = record_of(30)
+    assert record.profile is not None
+    path = "/model/backbone/stage4/{}/a_very_long_suffix_of_an_exported_model_quantized_twice_and_fused"
+    rows = tuple(
+        row.model_copy(update={"name": path.format(row.name), "op": "QLinearGlobalAveragePooling"})
+        for row in record.profile.layers
+    )
+    text = rendered(record.model_copy(update={"profile": record.profile.model_copy(update={"layers": rows})}), width)
+    slowest = sorted(rows, key=lambda row: -row.time.require())[:10]
+    for row in slowest:
+        line = next(line for line in text.splitlines() if fmt.text(row.time) in line)
+        assert line.split()[0] == str(row.index)
+        assert line.split()[1].startswith("/model")
+        assert fmt.share(row.share) in line
+        assert "fused" in line
+    assert max(len(line) for line in text.splitlines()) <= width
 
 
 def test_an_invalid_result_says_why(make_record: Callable[..., RunRecord]) -> None:

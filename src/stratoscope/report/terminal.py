@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from stratoscope.explain.layers import by_type, flop_rate, top
+from stratoscope.explain.layers import LayerGroup, RankedLayer, by_type, flop_rate, top
 from stratoscope.report import format as fmt
 from stratoscope.report import wording
 from stratoscope.report.wording import Tone, Verdict
@@ -19,6 +19,15 @@ _STYLES: dict[Tone, str] = {"good": "green", "warn": "yellow", "bad": "bold red"
 
 #: Percentiles of the latency line; the full list is on the HTML page.
 _PERCENTILES = ("p50", "p90", "p99", "p99.9")
+
+#: Characters: between two cells, of the longest operator, of the shortest name that is cut, of a bar for 100 %.
+_GAP = 3
+_OPERATOR_WIDTH = 18
+_LEAST_NAME = 12
+_LONGEST_BAR = 30
+
+#: Columns of words, set left; the others are numbers.
+_WORDS = frozenset({"layer", "operator", "output"})
 
 #: Operators listed by type; the others are summed in one line of the HTML page.
 _TYPES = 6
@@ -36,7 +45,7 @@ def render_record(record: RunRecord, console: Console, *, top: int = 10) -> None
     if record.sweep is not None:
         blocks.append(_sweep(record.sweep))
     if record.profile is not None and record.profile.layers:
-        blocks += [_layers(record.profile, top, wide=console.width >= 100), _types(record.profile)]
+        blocks += [_layers(record.profile, top, console.width), _types(record.profile, console.width)]
     if record.unavailable:
         blocks.append(_unavailable(record))
     for block in blocks:
@@ -151,41 +160,75 @@ def _sweep(sweep: SweepSection) -> RenderableType:
     return table
 
 
-def _layers(profile: ProfileSection, count: int, *, wide: bool) -> RenderableType:
+def _layers(profile: ProfileSection, count: int, width: int) -> RenderableType:
+    """The slowest layers; names give way first, then the operator, so that no figure is ever cut."""
     slowest = top(profile, count)
-    title = f"Slowest {len(slowest)} of {fmt.count(len(profile.layers))} layers"
-    table = _table(title)
-    table.add_column("layer", overflow="ellipsis", no_wrap=True, ratio=1)
-    table.add_column("operator", overflow="ellipsis", no_wrap=True, max_width=16)
-    if wide:
-        table.add_column("output", no_wrap=True)
-    for name in ("time", "share", "sum", "GFLOP/s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for entry in slowest:
-        row = entry.layer
-        rate = flop_rate(row.flops, row.time)
-        cells = [_clean(row.name), _clean(row.op), *([fmt.shape(row.output_shape)] if wide else [])]
-        cells += [fmt.text(row.time), fmt.share(row.share), fmt.share(entry.cumulative_share)]
-        cells.append(fmt.bare(rate.value / 1e9, "1") if rate.value is not None else fmt.UNAVAILABLE)
-        table.add_row(*(Text(cell) for cell in cells))
+    wide = width >= 100
+    rows = [_layer_cells(entry, wide=wide) for entry in slowest]
+    head = ["operator", *(["output"] if wide else []), "time", "share", *(["sum"] if wide else []), "GFLOP/s"]
+    rows = [[_shortened(operator, _OPERATOR_WIDTH), *others] for operator, *others in rows]
+    places = [fmt.count(entry.layer.index) for entry in slowest]
+    left = max(width - _taken(head, rows) - max(map(len, places)) - _GAP * (len(head) + 1), _LEAST_NAME)
+    table = _table(f"Slowest {len(slowest)} of {fmt.count(len(profile.layers))} layers")
+    for name in ("#", "layer", *head):
+        table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+    for place, entry, cells in zip(places, slowest, rows, strict=True):
+        table.add_row(*(Text(cell) for cell in (place, _shortened(_clean(entry.layer.name), left), *cells)))
     return table
 
 
-def _types(profile: ProfileSection) -> RenderableType:
+def _taken(head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """The width of all columns together, without the gaps between them."""
+    return sum(max(len(cell) for cell in column) for column in zip(head, *rows, strict=True))
+
+
+def _layer_cells(entry: RankedLayer, *, wide: bool) -> list[str]:
+    """The cells after the name."""
+    row = entry.layer
+    rate = flop_rate(row.flops, row.time)
+    return [
+        _clean(row.op),
+        *([fmt.shape(row.output_shape)] if wide else []),
+        fmt.text(row.time),
+        fmt.share(row.share),
+        *([fmt.share(entry.cumulative_share)] if wide else []),
+        fmt.bare(rate.value / 1e9, "1") if rate.value is not None else fmt.UNAVAILABLE,
+    ]
+
+
+def _shortened(name: str, width: int) -> str:
+    """A name within `width`, its middle left out: both ends tell layers apart."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
+
+
+def _types(profile: ProfileSection, width: int) -> RenderableType:
     groups = by_type(profile)
     others = len(groups) - _TYPES
     table = _table("Time by operator", caption=f"and {others} more operators" if others > 0 else None)
-    table.add_column("operator", overflow="ellipsis", no_wrap=True)
-    for name in ("layers", "time", "share", "GFLOP/s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    for group in groups[:_TYPES]:
-        rate = group.flop_rate.value
-        cells = [_clean(group.op), fmt.count(len(group.layers)), fmt.text(group.time), fmt.share(group.share)]
-        cells.append(fmt.bare(rate / 1e9, "1") if rate is not None else fmt.UNAVAILABLE)
-        bar = "█" * round((group.share or 0) * 20)
+    head = ["operator", "layers", "time", "share", "GFLOP/s"]
+    rows = [_type_cells(group) for group in groups[:_TYPES]]
+    for name in head:
+        table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    longest = max(0, min(_LONGEST_BAR, width - _taken(head, rows) - _GAP * len(head)))
+    for group, cells in zip(groups, rows, strict=False):
+        bar = "█" * round((group.share or 0) * longest)
         table.add_row(*(Text(cell) for cell in cells), Text(bar, style="cyan"))
     return table
+
+
+def _type_cells(group: LayerGroup) -> list[str]:
+    rate = group.flop_rate.value
+    return [
+        _shortened(_clean(group.op), _OPERATOR_WIDTH),
+        fmt.count(len(group.layers)),
+        fmt.text(group.time),
+        fmt.share(group.share),
+        fmt.bare(rate / 1e9, "1") if rate is not None else fmt.UNAVAILABLE,
+    ]
 
 
 def _unavailable(record: RunRecord) -> RenderableType:
