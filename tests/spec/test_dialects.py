@@ -245,6 +245,15 @@ def test_an_unknown_step_or_method_is_dropped_by_name():
     assert Resize not in {type(step) for step in imported.manifest.inputs[0].steps}
 
 
+@pytest.mark.parametrize(("framework", "layout"), [("TensorFlow", "HWC"), ("Tflite", "HWC"), ("MXNet", "CHW")])
+def test_a_layout_that_is_not_told_is_the_frameworks_usual_one_and_marked(framework: str, layout: str):
+    text = GO.replace("      layout: CHW\n", "").replace("name: TensorFlow", f"name: {framework}")
+    manifest = read_dialect(text).manifest
+    assert manifest.inputs[0].shape == (("batch", 300, 200, 3) if layout == "HWC" else ("batch", 3, 300, 200))
+    assert (ToLayout(to="CHW") in manifest.inputs[0].steps) == (layout == "CHW")
+    assert manifest.attributes["assumed.inputs[0].parameters.layout"].startswith(layout)
+
+
 def test_a_version_that_is_none_is_kept_as_text():
     manifest = read_dialect(GO.replace("version: 2.1", "version: v2-final")).manifest
     assert (manifest.version, manifest.attributes["version"]) == ("0.0.0", "v2-final")

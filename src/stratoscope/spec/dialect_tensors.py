@@ -24,7 +24,13 @@ _LAYERS = (
 
 def read_inputs(fields: Fields, attributes: dict[str, str]) -> list[dict[str, Any]]:
     """Values of the inputs' TensorSpecs."""
-    return [_input(index, entry, attributes) for index, entry in enumerate(fields.children("inputs"))]
+    layout = "HWC" if _framework_name(fields).startswith(("tensorflow", "tflite")) else "CHW"
+    return [_input(index, entry, layout, attributes) for index, entry in enumerate(fields.children("inputs"))]
+
+
+def _framework_name(fields: Fields) -> str:
+    framework = fields.peek("framework")
+    return str(framework.get("name", "") if isinstance(framework, dict) else framework).lower()
 
 
 def read_outputs(fields: Fields, attributes: dict[str, str], references: list[str]) -> list[dict[str, Any]]:
@@ -43,17 +49,20 @@ def _parameters(entry: Fields) -> Fields:
     return entry.child("parameters") or entry
 
 
-def _input(index: int, entry: Fields, attributes: dict[str, str]) -> dict[str, Any]:
+def _input(index: int, entry: Fields, usual_layout: str, attributes: dict[str, str]) -> dict[str, Any]:
     parameters = _parameters(entry)
     modality = entry.text("type")
     name = parameters.text("input_layer") or parameters.text("layer_name") or entry.text("layer_name")
     _describe(entry, attributes)
-    layout = _layout(parameters.text("layout"))
+    written = parameters.text("layout")
+    layout = usual_layout if written is None else _layout(written)
     sizes = _sizes(parameters)
     element_type = _element_type(parameters, attributes)
     if entry.peek("steps") is not None:
         steps, layout, sizes = _listed_steps(entry, attributes)
     elif modality == "image":
+        if written is None:
+            attributes[f"assumed.{parameters.where('layout')}"] = f"{layout}, as usual for the framework"
         steps = _image_steps(parameters, layout, sizes, element_type, attributes)
     else:
         steps = []
@@ -113,9 +122,9 @@ def _element_type(parameters: Fields, attributes: dict[str, str]) -> str:
     return _ELEMENT_TYPES.get(written.lower(), written.lower())
 
 
-def _layout(written: str | None) -> str:
-    """HWC or CHW; MLModelScope's own default is CHW's order of `dimensions`."""
-    return "HWC" if written is not None and written.upper().endswith("HWC") else "CHW"
+def _layout(written: str) -> str:
+    """HWC or CHW, with or without a batch axis in front."""
+    return "HWC" if written.upper().endswith("HWC") else "CHW"
 
 
 def _sizes(parameters: Fields, name: str = "dimensions") -> list[int]:
