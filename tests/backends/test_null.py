@@ -96,3 +96,13 @@ def test_nothing_is_executed() -> None:
     capabilities = NullBackend().capabilities()
     assert [level for level, why in capabilities.levels.items() if why is None] == [Level.MODEL, Level.LAYER]
     assert set(capabilities.levels) == set(Level)
+
+
+def test_element_types_that_numpy_lacks_are_zeros_too_and_unknown_ones_are_refused() -> None:
+    def outputs(element_type: str) -> list[np.ndarray]:
+        spec = TensorSpec(name="y", element_type=element_type, shape=(2,))
+        return NullBackend().load(LoadableModel(ModelManifest(id="m", outputs=(spec,))), BackendOptions()).run({})
+
+    assert (outputs("bfloat16")[0].itemsize, outputs("str")[0].tolist()) == (2, ["", ""])
+    with pytest.raises(BackendError, match="element type 'seq'"):
+        outputs("seq")

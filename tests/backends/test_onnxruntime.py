@@ -239,8 +239,8 @@ def test_trace_has_a_model_span_and_its_layers_for_each_repeat(two_layers: Loada
     assert set(spans["track"]) == {threading.get_native_id()}
     layer = json.loads(spans.row(1, named=True)["attributes"])
     assert (layer["op"], layer["provider"]) == ("MatMul", "CPUExecutionProvider")
-    assert layer["inputs"][0] == {"type": "float", "shape": [1, 3]}
-    assert layer["outputs"] == [{"type": "float", "shape": [1, 2]}]
+    assert layer["inputs"][0] == {"type": "float32", "shape": [1, 3]}
+    assert layer["outputs"] == [{"type": "float32", "shape": [1, 2]}]
     assert layer["output_bytes"] == 8
 
 

@@ -105,6 +105,18 @@ def test_a_layer_of_no_time_beside_a_loop_is_not_in_its_body(tmp_path: Path) -> 
     assert parents(spans) == {"net": None, "first": "net", "loop": "net", "inner": "loop", "last": "net"}
 
 
+def test_names_that_the_runtime_made_up_are_counted_instead(tmp_path: Path) -> None:
+    made = [node("ReorderOutput_token_75", 10, 1), node("ReorderOutput", 12, 1), node("my_token_x", 14, 1)]
+    spans = read(tmp_path, [*made, executor(9, 9), model_run(8, 11)], [(0, 20_000, 1)]).sort("start_ns")
+    assert spans["name"].to_list() == ["net", "ReorderOutput", "ReorderOutput", "my_token_x"]
+    assert [json.loads(text).get("node") for text in spans["attributes"]] == [
+        None,
+        "ReorderOutput_token_75",
+        None,
+        None,
+    ]
+
+
 def test_bodies_inside_bodies(tmp_path: Path) -> None:
     events = [node("deep", 20, 2), executor(19, 4), node("if", 18, 6), node("side", 26, 1), executor(15, 15)]
     events += [node("loop", 12, 20), node("after", 33, 2), executor(10, 30), model_run(9, 32)]

@@ -127,7 +127,7 @@ def synthetic_spans(name: str, starts: Sequence[int], latency_ns: int) -> pl.Dat
     """Spans of one inference of `latency_ns` at each of `starts`: the model, and layers that cover it without a gap."""
     edges = [latency_ns * part // len(LAYERS) for part in range(len(LAYERS) + 1)]
     track = threading.get_native_id()
-    attributes = json.dumps({"synthetic": True})
+    attributes = json.dumps({"op": "Wait", "synthetic": True})
     rows: list[tuple[Any, ...]] = []
     for run, start in enumerate(starts):
         model = len(rows)
@@ -151,8 +151,15 @@ def synthetic_spans(name: str, starts: Sequence[int], latency_ns: int) -> pl.Dat
 def _zeros(spec: TensorSpec, batch: int) -> np.ndarray:
     """Zeros of the declared shape; a free first dimension is the batch, another free one is 1."""
     shape = [size if isinstance(size, int) else batch if axis == 0 else 1 for axis, size in enumerate(spec.shape)]
+    if spec.element_type == "str":
+        return np.full(shape, "", dtype=object)
     try:
-        element_type = np.dtype("O") if spec.element_type == "str" else np.dtype(spec.element_type)
-    except TypeError as error:
-        raise BackendError(f"output {spec.name!r} has element type {spec.element_type!r}, unknown to NumPy") from error
-    return np.zeros(shape, element_type)
+        return np.zeros(shape, spec.element_type)
+    except TypeError:
+        import ml_dtypes  # what NumPy lacks: bfloat16, float8
+
+        found = getattr(ml_dtypes, spec.element_type, None)
+        if found is None:
+            what = f"output {spec.name!r} has element type {spec.element_type!r}"
+            raise BackendError(f"{what}, unknown to NumPy", hint="correct the manifest") from None
+        return np.zeros(shape, found)

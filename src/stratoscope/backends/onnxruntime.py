@@ -388,5 +388,5 @@ def _thread_count() -> int | None:
 
 
 def _distributions() -> tuple[str, ...]:
-    """The installed wheels that provide the module (onnxruntime, onnxruntime-gpu, ...), and onnx, which reads graphs."""
+    """The installed wheels that provide the module (onnxruntime, onnxruntime-gpu, ...), and onnx for the graphs."""
     return (*sorted(set(packages_distributions().get("onnxruntime", []))), "onnx")

@@ -8,6 +8,7 @@ rounded down, since a start in UNIX nanoseconds. `model_run` closes one inferenc
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from stratoscope.trace.spans import SPAN_SCHEMA
 #: The runtime stops recording after this many events, and keeps the first (onnxruntime/core/common/profiler.cc).
 MAX_EVENTS: Final = 1_000_000
 _NODE_SUFFIX: Final = "_kernel_time"
+#: What the runtime appends to make the name of a node of its own unique; the number differs from session to session.
+_GENERATED: Final = re.compile(r"_token_\d+$")
+_TYPES: Final = {"float": "float32", "double": "float64", "string": "str"}
 _US: Final = 1000
 _SIZES: Final = ("activation_size", "parameter_size", "output_size")
 
@@ -120,7 +124,9 @@ def spans_of(profile: RawProfile, model: str) -> pl.DataFrame:
     """The spans (trace.spans.SPAN_SCHEMA) of all runs, numbered from 0, parents assigned.
 
     MODEL spans are our own clock around the call, and carry in their attributes how the profile was put on it:
-    `clock_error_ns` bounds the error of each layer's start, beside the microsecond of `resolution_ns`.
+    `clock_error_ns` bounds the error of each layer's start, beside the microsecond of `resolution_ns`. Layers are
+    called as the nodes, but for the numbers that the runtime appends to its own (`ReorderOutput_token_75`), which
+    differ from session to session; the full name is the attribute `node` then.
     """
     columns: dict[str, list[Any]] = {
         name: [] for name in ("span", "parent", "level", "name", "track", "start_ns", "end_ns", "run", "attributes")
@@ -138,6 +144,7 @@ def spans_of(profile: RawProfile, model: str) -> pl.DataFrame:
             "clock_error_ns": error,
             "clock_anchor_disagrees_ns": clock.disagreement_ns,
             "resolution_ns": _US,
+            "rounding": "down",
             **({"runs_not_recorded": profile.missing} if profile.missing else {}),
         }
         root = add(None, Level.MODEL, model, run.track, run.start_ns, run.end_ns, number, json.dumps(attributes))
@@ -151,12 +158,12 @@ def spans_of(profile: RawProfile, model: str) -> pl.DataFrame:
             spans[index] = add(
                 None,
                 Level.LAYER,
-                event.name.removesuffix(_NODE_SUFFIX),
+                stable_name(event.name.removesuffix(_NODE_SUFFIX)),
                 event.track,
                 event.start_us * _US + offset,
                 event.end_us * _US + offset,
                 number,
-                json.dumps(_attributes(event.args)),
+                json.dumps(_attributes(event)),
             )
         for index, span in spans.items():
             columns["parent"][span] = spans[owners[index]] if index in owners else root
@@ -239,15 +246,26 @@ def _within(event: _Event, body: _Event) -> bool:
     return body.start_us <= event.start_us and event.end_us <= body.end_us + 1
 
 
-def _attributes(args: dict[str, Any]) -> dict[str, Any]:
+def stable_name(node: str) -> str:
+    """The name of a node without what the runtime appended to make it unique."""
+    return _GENERATED.sub("", node)
+
+
+def _attributes(event: _Event) -> dict[str, Any]:
     """What the runtime tells of one node execution, under our names; absent where it does not."""
+    args = event.args
     told: dict[str, Any] = {"op": args.get("op_name"), "provider": args.get("provider")}
+    node = event.name.removesuffix(_NODE_SUFFIX)
+    if node != stable_name(node):
+        told["node"] = node
     if str(args.get("node_index", "")).isdigit():
         told["node_index"] = int(args["node_index"])
     for side in ("input", "output"):
         shapes = args.get(f"{side}_type_shape")
         if isinstance(shapes, list):
-            told[f"{side}s"] = [{"type": kind, "shape": shape} for tensor in shapes for kind, shape in tensor.items()]
+            told[f"{side}s"] = [
+                {"type": _TYPES.get(kind, kind), "shape": shape} for tensor in shapes for kind, shape in tensor.items()
+            ]
     for size in _SIZES:
         if str(args.get(size, "")).isdigit():
             told[size.replace("_size", "_bytes")] = int(args[size])
