@@ -17,6 +17,7 @@ import pytest
 from stratoscope.errors import StoreError
 from stratoscope.report.html import render, write_report
 from stratoscope.report.markup import _VOID
+from stratoscope.report.sections.layers import PRINTED_ROWS
 from stratoscope.spec.record import RunRecord
 from stratoscope.trace.levels import Level
 from stratoscope.trace.spans import SPAN_SCHEMA
@@ -252,3 +253,10 @@ def test_the_file_is_written_whole_or_refused(make_record: Callable[..., RunReco
     assert [child.name for child in tmp_path.iterdir()] == ["report.html"]
     with pytest.raises(StoreError, match="cannot be written"):
         write_report(make_record(), tmp_path / "missing" / "report.html")
+
+
+def test_the_printed_table_is_cut_where_the_page_says(record_of: Callable[[int], RunRecord]) -> None:
+    source = render(record_of(61))
+    assert f"in print: the first {PRINTED_ROWS} rows" in source
+    assert f"tbody tr:nth-child(n + {PRINTED_ROWS + 1})" in source
+    assert "in print" not in render(record_of(60))

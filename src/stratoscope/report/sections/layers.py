@@ -21,6 +21,9 @@ from stratoscope.spec.record import LayerRow, ProfileSection, RunRecord
 #: Operators with a bar of their own; the rest is summed in one bar.
 MOST_OPERATORS = 12
 
+#: Rows of the layer table that are printed; the style sheet has the same number.
+PRINTED_ROWS = 60
+
 _COLUMNS: Sequence[tuple[str, str, bool]] = (
     ("#", "place in the order of execution", True),
     ("layer", "executed layer, and the authored layers fused into it", False),
@@ -148,6 +151,8 @@ def _table(profile: ProfileSection) -> Markup:
     caption = f"All {total}, slowest first"
     if enough is not None:
         caption += f"; the first {fmt.count(enough)} make up 90 % of the layer time"
+    cut = f"in print: the first {PRINTED_ROWS} rows"
+    printed = element("span", cut, class_="print-only") if len(entries) > PRINTED_ROWS else None
     operators = sorted({entry.layer.op for entry in entries})
     colours = operator_colours(profile)
     highest = max((entry.layer.share or 0.0 for entry in entries), default=0.0) or 1.0
@@ -165,7 +170,7 @@ def _table(profile: ProfileSection) -> Markup:
     grid = element("table", element("thead", element("tr", head)), body, class_="layers", id="layer-table")
     return element(
         "figure",
-        element("figcaption", element("strong", "Every layer"), element("span", caption)),
+        element("figcaption", element("strong", "Every layer"), element("span", caption), printed),
         _controls(operators, total),
         element("div", grid, class_="scroll tall", tabindex="0", role="region", aria_label="All layers"),
         class_="chart wide",
