@@ -239,6 +239,22 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "k: !" + "a" * 100_000,
+        "a: *" + "b" * 100_000,
+        "? " + "k" * 100_000 + "\n: 1\n? " + "k" * 100_000 + "\n: 1",
+        "schema: stratoscope/model/1\n? " + "k" * 100_000 + "\n: 1",
+        "schema: " + "s" * 100_000,
+        '{"' + "k" * 100_000 + '": 1, "' + "k" * 100_000 + '": 2}',
+        "schema: stratoscope/scenario/1\nkind: " + "x" * 100_000,
+    ],
+)
+def test_a_message_does_not_repeat_a_long_text(text: str):
+    assert len(str(error_of(text))) < 1500
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_is_refused_in_one_line(name: str):
     text, expected = HOSTILE[name]

@@ -21,6 +21,7 @@ MAX_YAML_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20  # records with their layers; the JSON reader has no anchors and takes linear time
 MAX_DEPTH = 32
 MAX_NODES = 50_000  # after anchors are expanded
+MAX_MESSAGE = 200
 
 #: Path of keys and indices to the line (from 1) where it stands.
 Lines = dict[tuple[str | int, ...], int]
@@ -117,7 +118,10 @@ def write_yaml(data: Mapping[str, Any]) -> str:
 
 
 def _problem(what: str, mark: Any = None) -> SpecError:
-    return SpecError(what if mark is None else f"{what} (line {mark.line + 1}, column {mark.column + 1})")
+    short = (
+        what if len(what) <= MAX_MESSAGE else what[:MAX_MESSAGE] + "..."
+    )  # what is quoted may be as long as the text
+    return SpecError(short if mark is None else f"{short} (line {mark.line + 1}, column {mark.column + 1})")
 
 
 def _read_yaml(text: str, as_written: bool) -> Text:
@@ -233,7 +237,7 @@ def _read_json(text: str) -> Text:
         if len(mapping) < len(items):
             seen: set[Hashable] = set()
             twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise SpecError(f"the key {twice!r} stands twice")
+            raise _problem(f"the key {twice!r} stands twice")
         return mapping
 
     def refuse(constant: str) -> Never:

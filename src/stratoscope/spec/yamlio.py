@@ -169,10 +169,11 @@ def _validated(cls: type[D], data: Any, lines: Lines, where: str) -> D:
         stem = where if line is None else f"{where}, line {line}"
         if first["type"] == "extra_forbidden":
             raise SpecError(
-                f"{stem}: unknown key {str(location[-1])!r}{_below(location[:-1])}{more}", hint=_nearest(cls, location)
+                f"{stem}: unknown key {str(location[-1])[:80]!r}{_below(location[:-1])}{more}",
+                hint=_nearest(cls, location),
             ) from error
         message = str(first["msg"]).removeprefix("Value error, ")
-        raise SpecError(f"{stem}: {path or 'the document'}: {message}{more}") from error
+        raise SpecError(f"{stem}: {path[:200] or 'the document'}: {message[:300]}{more}") from error
 
 
 def _readable(location: tuple[str | int, ...]) -> str:
