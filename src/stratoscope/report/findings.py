@@ -138,7 +138,7 @@ def _sentence(words: str) -> str:
 
 
 def _layers(number: int) -> str:
-    return f"{count(number)} layer" if number == 1 else f"{count(number)} layers"
+    return count(number, "layer")
 
 
 _RULES: tuple[Callable[[RunRecord], Iterator[Finding]], ...] = (

@@ -32,6 +32,8 @@ SCALES: Final[Mapping[str, Sequence[tuple[float, str]]]] = {
 PLAIN_DIGITS: Final = 3
 #: No estimate is shown with more digits than this, however narrow its interval: clocks are not that good.
 MAX_DIGITS: Final = 6
+#: Times are read from clocks of whole nanoseconds: nothing is shown below one.
+CLOCK_S: Final = 1e-9
 #: An interval is written as two ends where one side is this many times the other.
 ASYMMETRY: Final = 1.5
 
@@ -71,6 +73,8 @@ def show(quantity: Quantity, *, percent: bool = False) -> Shown:
     if low is None or high is None or half is None:
         return Shown(_with_unit(_plain(value, quantity), suffix), "", _detail(quantity), "ok")
     decimals = _decimals(value, half / factor)
+    if quantity.unit == "s" and not percent:
+        decimals = min(decimals, round(math.log10(factor / CLOCK_S)))
     spread = _spread(quantity.value, low, high, factor, decimals)
     return Shown(_with_unit(_fixed(value, decimals), suffix), spread, _detail(quantity), "ok")
 
@@ -96,9 +100,10 @@ def share(fraction: float | None) -> str:
     return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.1f} %"
 
 
-def count(value: int) -> str:
-    """A whole number with thousands separated: 25,557,032."""
-    return f"{value:,}"
+def count(value: int, one: str = "", many: str = "") -> str:
+    """A whole number with thousands separated: 25,557,032; with its noun where one is given: "1 query", "2 queries"."""
+    noun = one if value == 1 else many or f"{one}s"
+    return f"{value:,} {noun}" if one else f"{value:,}"
 
 
 def magnitude(quantity: Quantity) -> str:

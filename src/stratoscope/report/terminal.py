@@ -73,7 +73,7 @@ def _title(record: RunRecord, width: int) -> RenderableType:
     lines.append(f"\n{wording.backend_line(record)} · {_clean(wording.machine_line(record.hardware))}", style="dim")
     if record.load is not None:
         load = record.load
-        size = f"{fmt.count(load.queries)} queries in {fmt.text(load.duration_s)}"
+        size = f"{wording.load_size(load)} in {fmt.text(load.duration_s)}"
         lines.append(f"\n{wording.load_words(load.scenario)} · {size}", style="dim")
     return lines
 

@@ -78,6 +78,12 @@ def load_words(scenario: ScenarioManifest) -> str:
     return f"{scenario.kind}: {', '.join(words)}"
 
 
+def load_size(load: LoadSection) -> str:
+    """How much was answered: "310 queries"; with the samples where a query holds several."""
+    size = count(load.queries, "query", "queries")
+    return size if load.samples == load.queries else f"{size} of {count(load.samples, 'sample')} in all"
+
+
 def validity(record: RunRecord) -> Verdict | None:
     """VALID or INVALID by the scenario's rules, or INTERRUPTED or FAILED; None for a complete run without a load."""
     if record.status != "complete":

@@ -74,10 +74,10 @@ def _table(load: LoadSection) -> Markup:
     return table(("", "value", f"{level}interval"), rows, numbers=(1,), caption=caption)
 
 
-def _interval(value: Quantity) -> Markup | None:
-    """Both ends of the interval, with more digits than the value shows; None where there is none."""
+def _interval(value: Quantity) -> Markup:
+    """Both ends of the interval, with more digits than the value shows."""
     if value.ci_low is None or value.ci_high is None:
-        return None
+        return element("span", "none", class_="spread")
     ends = f"{fmt.bare(value.ci_low, value.unit, 4)} to {fmt.bare(value.ci_high, value.unit, 4)}"
     return element("span", ends, class_="spread")
 
@@ -87,7 +87,7 @@ def _rules(load: LoadSection) -> Markup:
     verdict = ("VALID" if validity.valid else "INVALID") + f" by {validity.source}"
     rows = [
         ("scenario", wording.load_words(load.scenario)),
-        ("queries, samples", f"{fmt.count(load.queries)}, {fmt.count(load.samples)}"),
+        ("answered", wording.load_size(load)),
         ("duration", quantity(load.duration_s)),
         ("throughput", quantity(load.throughput)),
         ("verdict", "; ".join((verdict, *validity.reasons))),

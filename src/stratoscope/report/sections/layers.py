@@ -101,7 +101,7 @@ def _types(profile: ProfileSection) -> Markup:
 
 
 def _type_bar(group: LayerGroup, longest: float, colour: str) -> Bar:
-    number = f"{fmt.count(len(group.layers))} layer{'s' if len(group.layers) != 1 else ''}"
+    number = fmt.count(len(group.layers), "layer")
     label = join(group.op, element("small", f" {number}"))
     rate = fmt.show(group.flop_rate)
     value = join(
@@ -147,7 +147,7 @@ def _tip(row: LayerRow) -> str:
 def _table(profile: ProfileSection) -> Markup:
     entries = ranked(profile)
     enough = layers_for_share(profile, 0.9)
-    total = f"{fmt.count(len(entries))} layer{'s' if len(entries) != 1 else ''}"
+    total = fmt.count(len(entries), "layer")
     caption = f"All {total}, slowest first"
     if enough is not None:
         caption += f"; the first {fmt.count(enough)} make up 90 % of the layer time"

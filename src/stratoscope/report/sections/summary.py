@@ -52,7 +52,7 @@ def _verdicts(record: RunRecord) -> Markup | None:
         rows.append(_verdict("Result", validity))
     if record.load is not None:
         rows.append(_verdict("Load generator", wording.client(record.load.client)))
-    for name, section in (("Machine during load", record.load), ("Machine during profile", record.profile)):
+    for name, section in (("Noise, load", record.load), ("Noise, profile", record.profile)):
         if section is not None:
             rows.append(_verdict(name, wording.noise(section.noise)))
     return element("dl", rows, class_="verdicts") if rows else None
