@@ -86,8 +86,15 @@ def capture(
 
     if kind not in ("hardware", "software"):
         raise SpecError(f"cannot capture {kind!r}", hint="hardware or software")
-    manifest = capture_hardware() if kind == "hardware" else capture_software()
+    manifest = capture_hardware() if kind == "hardware" else capture_software(_frameworks())
     _write(dump_yaml(manifest), output)
+
+
+def _frameworks() -> tuple[str, ...]:
+    """Packages of every back end that is available here."""
+    from stratoscope.backends.registry import available_backends
+
+    return tuple(sorted({name for found in available_backends().values() for name in found.distributions}))
 
 
 @spec_app.command("reference")
@@ -104,7 +111,7 @@ def reference(
     db: DatabaseOption = None,
 ) -> None:
     """Make a reference log of a stored run: its manifests, its figures, and how far a rerun may be off."""
-    from stratoscope.spec.reference import Tolerance, metrics_of, reference_from_record
+    from stratoscope.spec.reference import Tolerance, failing_side, metrics_of, reference_from_record
     from stratoscope.spec.yamlio import dump_yaml
     from stratoscope.store.store import Store
 
@@ -113,7 +120,9 @@ def reference(
     names = metric or _default_metrics(record)
     if unknown := set(names) - set(metrics_of(record)):
         raise SpecError(f"run {record.id} has no metric {', '.join(sorted(unknown))}", hint="see results show --json -")
-    log = reference_from_record(record, {name: Tolerance(relative=tolerance) for name in names})
+    log = reference_from_record(
+        record, {name: Tolerance(relative=tolerance, direction=failing_side(name)) for name in names}
+    )
     _write(dump_yaml(log), output)
 
 
