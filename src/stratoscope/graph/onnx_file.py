@@ -12,7 +12,6 @@ from typing import Final
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_model
 
 from stratoscope.errors import ModelError
 from stratoscope.graph.element_types import stored_bytes, type_name
@@ -57,8 +56,25 @@ def load_onnx(path: Path | str, *, weights: bool = False) -> ModelProto:
     for tensor in tensors_of(model):
         _check_tensor(tensor, path)
     if weights:
-        load_external_data_for_model(model, str(path.parent))
+        for tensor in tensors_of(model):
+            take_in_data(tensor, path.parent)
     return model
+
+
+def take_in_data(tensor: TensorProto, folder: Path) -> None:
+    """Loads the external data of a tensor into it, from a model in `folder` that `load_onnx` has checked.
+
+    onnx's own loader refuses links inside the folder, which model caches make.
+    """
+    entries = _external(tensor)
+    if not entries:
+        return
+    size = stored_bytes(type_name(tensor.data_type), math.prod(tensor.dims))
+    with (folder / entries["location"]).open("rb") as file:
+        file.seek(int(entries.get("offset", "0")))
+        tensor.raw_data = file.read(int(entries.get("length", size if size is not None else -1)))
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
 
 
 def model_digest(path: Path | str) -> str:

@@ -30,7 +30,7 @@ from stratoscope.graph.constant_folding import (
 )
 from stratoscope.graph.element_types import stored_bytes, type_name
 from stratoscope.graph.ir import Graph, Layer, Role, Shape, Tensor
-from stratoscope.graph.onnx_file import load_onnx
+from stratoscope.graph.onnx_file import load_onnx, take_in_data
 from stratoscope.graph.onnx_types import (
     UNKNOWN,
     Typed,
@@ -152,7 +152,7 @@ class _Reader:
             small = math.prod(tensor.dims) <= MAX_SETTING_ELEMENTS
             if not small or self.folder is None or not tensor.external_data:
                 return None
-            return np.asarray(numpy_helper.to_array(tensor, str(self.folder)))
+            take_in_data(tensor, self.folder)
         return np.asarray(numpy_helper.to_array(tensor))
 
     def _constant(self, name: str, kind: Typed, value: np.ndarray[Any, Any] | None, source: str | None = "") -> None:

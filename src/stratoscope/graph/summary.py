@@ -48,7 +48,7 @@ def _sum(known: list[Work], unknown: list[Layer], unit: str, pick: Callable[[Wor
     if not unknown:
         return Quantity.exact(value, unit)
     reason = "not known: " + ", ".join(_named(unknown))
-    if not known:
+    if not value:
         return Quantity.unavailable(unit, reason)
     return Quantity(value=value, unit=unit, statistic="at least", reason=reason)
 
