@@ -107,6 +107,9 @@ def reference(
         ),
     ] = None,
     tolerance: Annotated[float, typer.Option("--tolerance", min=0.0, help="Relative tolerance of each metric.")] = 0.05,
+    outputs: Annotated[
+        bool, typer.Option("--outputs", help="Also hold the digest of the outputs: equal to the bit.")
+    ] = False,
     output: OutputOption = None,
     db: DatabaseOption = None,
 ) -> None:
@@ -120,9 +123,8 @@ def reference(
     names = metric or _default_metrics(record)
     if unknown := set(names) - set(metrics_of(record)):
         raise SpecError(f"run {record.id} has no metric {', '.join(sorted(unknown))}", hint="see results show --json -")
-    log = reference_from_record(
-        record, {name: Tolerance(relative=tolerance, direction=failing_side(name)) for name in names}
-    )
+    tolerances = {name: Tolerance(relative=tolerance, direction=failing_side(name)) for name in names}
+    log = reference_from_record(record, tolerances, outputs_sha256=record.outputs_sha256 if outputs else None)
     _write(dump_yaml(log), output)
 
 

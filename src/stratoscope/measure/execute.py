@@ -160,7 +160,9 @@ def _session(run: _Run) -> Iterator[Session]:
 
 
 def _load(run: _Run) -> None:
+    from stratoscope.measure.inputs import make_inputs
     from stratoscope.measure.load import run_load
+    from stratoscope.measure.outputs import outputs_digest
 
     with _session(run) as session:
         result = run_load(
@@ -170,6 +172,8 @@ def _load(run: _Run) -> None:
             on_progress=lambda text: run.report(text, None),
             log_dir=run.plan.log_dir,
         )
+        feeds = make_inputs(run.model, 1, run.plan.scenario.seeds.inputs)[0]
+        run.sections["outputs_sha256"] = outputs_digest(session.run(feeds))
     run.sections["load"] = result.section
     run.samples = result.samples
     if result.interrupted:

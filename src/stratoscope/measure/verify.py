@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -34,7 +34,8 @@ def verify(path: Path, *, on_progress: Callable[[str, float | None], None] | Non
     """
     reference = load_as(ReferenceLog, path)
     outcome = execute(plan_of(reference, path.parent), on_progress=on_progress)
-    return compare_to_reference(reference, outcome.record), outcome
+    verdict = compare_to_reference(reference, outcome.record, outputs_sha256=outcome.record.outputs_sha256)
+    return verdict, outcome
 
 
 def plan_of(reference: ReferenceLog, folder: Path) -> Plan:
@@ -52,12 +53,15 @@ def plan_of(reference: ReferenceLog, folder: Path) -> Plan:
         backend=reference.backend.name,
         options=options,
         scenario=reference.scenario,
-        sections=sections_of(reference.metrics),
+        sections=sections_of(reference),
         command=f"stratoscope spec verify {reference.id}",
     )
 
 
-def sections_of(metrics: Iterable[str]) -> frozenset[Section]:
-    """The sections that hold these metrics ("latency.p90", "cold_start.load_s", ...)."""
-    heads = {name.split(".")[0] for name in metrics}
-    return frozenset(section for head, section in _SECTION_OF.items() if head in heads)
+def sections_of(reference: ReferenceLog) -> frozenset[Section]:
+    """The sections that hold the log's metrics ("latency.p90", "cold_start.load_s", ...) and its outputs."""
+    heads = {name.split(".")[0] for name in reference.metrics}
+    sections = {section for head, section in _SECTION_OF.items() if head in heads}
+    if reference.outputs_sha256 is not None:
+        sections.add(Section.LOAD)
+    return frozenset(sections)

@@ -166,6 +166,9 @@ class ProfileSection(Document):
     profiled_model_time: Quantity
     overhead: Quantity = Field(description="profiled minus unprofiled model time, paired")
     overhead_below_noise: bool
+    control: Quantity | None = Field(
+        default=None, description="a second unprofiled session minus the first, paired: differences that mean nothing"
+    )
     layers_sum: Quantity
     gap: Quantity = Field(description="profiled model time minus the layers' sum: framework time between layers")
     checks: dict[str, bool] = Field(default={}, description="conservation checks that were made, true where they hold")
@@ -212,5 +215,6 @@ class RunRecord(Document):
     sweep: SweepSection | None = None
     accuracy: AccuracySection | None = None
     profile: ProfileSection | None = None
+    outputs_sha256: str | None = Field(default=None, description="of the outputs for the first generated input")
     unavailable: tuple[Unavailable, ...] = ()
     artifacts: dict[str, str] = Field(default={}, description="name -> file, relative to the store's artefact folder")
