@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,6 +164,26 @@ def test_a_placed_folder_becomes_an_entry_and_an_equal_one_is_kept(tmp_path: Pat
     assert paths[0] == paths[1]
     assert onnx.load(str(paths[0].path)).graph.name == "tiny"
     assert sorted(f.name for f in tmp_path.iterdir()) == ["module-1", "module-1.lock"]
+
+
+def test_a_disk_that_fills_up_during_an_export_is_named_and_the_scratch_folder_is_gone(tmp_path: Path) -> None:
+    def fill() -> None:
+        with scratch_folder(tmp_path, "tiny") as scratch:
+            (scratch / "tiny.onnx").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(ModelError, match=rf"'tiny' into the cache folder {tmp_path}: No space left.*{CACHE_VARIABLE}"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_folder_that_a_killed_export_left_goes_after_a_day(tmp_path: Path) -> None:
+    old, young = tmp_path / ".building-old", tmp_path / ".building-young"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (time.time() - 90_000,) * 2)
+    with scratch_folder(tmp_path, "tiny"):
+        assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_the_folder_is_the_argument_then_the_variable_then_the_xdg_cache(

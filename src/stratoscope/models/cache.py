@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from stratoscope.spec.model import ModelManifest
 
 CACHE_VARIABLE = "STRATOSCOPE_CACHE"
 _SIDECAR = "entry.json"
+_SCRATCH = ".building-"
+_ABANDONED_S = 24 * 3600  # no export takes a day
 
 Progress = Callable[[str], None]
 FileStat = tuple[int, int, int]  # size, inode, time of the last change in nanoseconds
@@ -109,16 +112,24 @@ def place(source: Path, manifest: ModelManifest, key: str, file_name: str, folde
 
 @contextlib.contextmanager
 def scratch_folder(folder: Path, label: str) -> Iterator[Path]:
-    """A temporary folder inside the cache, gone afterwards; raises ModelError where the cache cannot be written."""
+    """A temporary folder inside the cache, gone afterwards; raises ModelError where it cannot be written or is full."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
+        _remove_abandoned(folder)
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         _cannot_write(folder, label, error)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes the scratch folders of processes that were killed, told by their age."""
+    for scratch in folder.glob(f"{_SCRATCH}*"):
+        if time.time() - scratch.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _build(entry: Path, recipe: Recipe) -> CachedModel:

@@ -65,7 +65,7 @@ def export_module(
         model = program.model_proto
         _strip_origin(model)
         onnx.save(model, str(path), save_as_external_data=size > EXTERNAL_DATA_BYTES, location=f"{path.name}.data")
-    except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:  # those of torch.export and torch.onnx are RuntimeErrors
         raise ModelError(
             f"PyTorch cannot export {name} to ONNX: {_root_cause(error)}",
             hint="export it with torch.onnx.export and give the .onnx file",

@@ -81,7 +81,6 @@ def _read_config(name: str, revision: str, local: bool) -> Any:
 
 
 def _read_model(name: str, revision: str, config: Any, local: bool) -> Any:
-    import torch
     import transformers
 
     architecture = (config.architectures or [""])[0]
@@ -89,14 +88,10 @@ def _read_model(name: str, revision: str, config: Any, local: bool) -> Any:
     if hasattr(config, "use_cache"):
         config.use_cache = False
     with _no_progress_bars():
-        return loader.from_pretrained(
-            name,
-            config=config,
-            revision=revision,
-            use_safetensors=True,
-            dtype=torch.float32,
-            local_files_only=local,
+        model = loader.from_pretrained(
+            name, config=config, revision=revision, use_safetensors=True, local_files_only=local
         )
+    return model.float()  # the precision of every other model of the zoo, whatever the checkpoint has
 
 
 @contextlib.contextmanager

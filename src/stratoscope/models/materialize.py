@@ -20,7 +20,6 @@ from onnx import numpy_helper, shape_inference, version_converter
 
 from stratoscope.errors import ModelError
 
-GENERATOR_VERSION = 1  # raise it when the same seed no longer gives the same file
 OPSET = 18
 IR_VERSION = 8  # the lowest that goes with opset 18
 BATCH = "N"
