@@ -1,0 +1,84 @@
+"""Reads a Hugging Face `config.json` into a ModelSpec: no network, no remote code, one reader per family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stratoscope.llm import hf_classic, hf_decoder, hf_latent
+from stratoscope.llm.base import LlmError, UnknownArchitectureError
+from stratoscope.llm.config import Config
+from stratoscope.llm.spec import ModelSpec
+
+GATED = (
+    *("llama", "mistral", "mixtral", "phi3", "gemma", "gemma2", "gemma3_text", "minimax_m2", "gpt_oss", "mimo"),
+    *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_vl_text", "qwen3_vl_moe_text"),
+)
+HYBRID = ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next")
+LATENT = ("deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm_moe_dsa")
+
+READERS: dict[str, Callable[[Config], ModelSpec]] = {
+    **dict.fromkeys(GATED, hf_decoder.read_gated),
+    **dict.fromkeys(HYBRID, hf_decoder.read_qwen_hybrid),
+    **dict.fromkeys(LATENT, hf_latent.read_latent),
+    "llama4_text": hf_decoder.read_llama4,
+    "gemma4_text": hf_decoder.read_gemma4,
+    "mimo_v2_flash": hf_decoder.read_mimo_v2,
+    "mamba2": hf_latent.read_mamba2,
+    "gpt2": hf_classic.read_gpt2,
+    "gpt_neox": hf_classic.read_gpt_neox,
+    "gptj": hf_classic.read_gptj,
+    "opt": hf_classic.read_opt,
+    "bloom": hf_classic.read_bloom,
+    "falcon": hf_classic.read_falcon,
+    "phi": hf_classic.read_phi,
+    "t5": hf_classic.read_t5,
+    "bert": hf_classic.read_bert,
+    "vit": hf_classic.read_vit,
+}
+
+# Multimodal models: the key of their language model, where `model_type` says only that there is one.
+TEXT_TYPES = {"llama4": "llama4_text", "gemma3": "gemma3_text", "gemma4": "gemma4_text", "kimi_k25": "kimi_k2"}
+
+
+def from_hf(config: Mapping[str, Any], name: str = "model") -> ModelSpec:
+    """The ModelSpec of a configuration; of a multimodal one, its language model.
+
+    Raises:
+        UnknownArchitectureError: there is no reader for its `model_type`.
+        LlmError: a field is missing or inconsistent.
+        UnsupportedError: a feature of this configuration has no exact count here.
+    """
+    data = dict(config)
+    text = data.get("text_config")
+    if isinstance(text, Mapping):
+        inherited: dict[str, Any] = {key: data[key] for key in ("tie_word_embeddings", "architectures") if key in data}
+        data = {"model_type": TEXT_TYPES.get(str(data.get("model_type")), ""), **inherited, **text}
+    family = str(data.get("model_type", ""))
+    reader = READERS.get(family)
+    if reader is None:
+        raise UnknownArchitectureError(
+            f"{name}: no reader for model_type {family!r}", hint="known: " + ", ".join(sorted(READERS))
+        )
+    return reader(Config(data, name))
+
+
+def load_model(path: str | Path) -> ModelSpec:
+    """A ModelSpec from a file: a Hugging Face `config.json`, or a spec saved by `model_dump_json`.
+
+    Raises LlmError when the file cannot be read.
+    """
+    file = Path(path)
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LlmError(f"{file}: {error.strerror}", hint="give a config.json or the name of a shipped model") from error
+    except ValueError as error:
+        raise LlmError(f"{file}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise LlmError(f"{file}: not a configuration: the top level is a {type(data).__name__}")
+    if "layers" in data and "family" in data:
+        return ModelSpec.model_validate(data)
+    return from_hf(data, file.parent.name if file.name == "config.json" else file.stem)

@@ -1,0 +1,126 @@
+"""The inverse questions: largest batch, longest context, fewest devices; answers come with the memory that
+stops there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from stratoscope.llm.base import LlmError, Value
+from stratoscope.llm.hardware import HardwareSpec
+from stratoscope.llm.infer import validate_plan
+from stratoscope.llm.memory import peak, serving_parts, training_memory, training_timeline
+from stratoscope.llm.plan import Engine, Generation, ParallelPlan, Precision
+from stratoscope.llm.spec import ModelSpec
+
+LIMIT = 2**40
+
+
+class Limit(Value):
+    """The largest size that fits, what it needs, and what the next one would lack. `largest` is 0 where nothing
+    fits.
+    """
+
+    quantity: str
+    largest: int
+    needs_bytes: float
+    capacity_bytes: float
+    next_shortfall_bytes: float
+
+
+def largest(quantity: str, needs: Callable[[int], float], capacity: float) -> Limit:
+    """The largest n >= 1 with needs(n) <= capacity, by doubling and bisection; `needs` must not fall with n."""
+    if needs(1) > capacity:
+        return Limit(
+            quantity=quantity, largest=0, needs_bytes=needs(1), capacity_bytes=capacity,
+            next_shortfall_bytes=needs(1) - capacity,
+        )  # fmt: skip
+    low, high = 1, 2
+    while high < LIMIT and needs(high) <= capacity:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if needs(middle) <= capacity:
+            low = middle
+        else:
+            high = middle
+    return Limit(
+        quantity=quantity, largest=low, needs_bytes=needs(low), capacity_bytes=capacity,
+        next_shortfall_bytes=max(0.0, needs(low + 1) - capacity),
+    )  # fmt: skip
+
+
+def serving_bytes(
+    model: ModelSpec, plan: ParallelPlan, work: Generation, precision: Precision, engine: Engine
+) -> float:
+    """Bytes of the fullest rank while it serves a static batch."""
+    return float(sum(float(np.max(part)) for part in serving_parts(model, plan, work, precision, engine).values()))
+
+
+def largest_batch(
+    model: ModelSpec, plan: ParallelPlan, work: Generation, precision: Precision, engine: Engine, hardware: HardwareSpec
+) -> Limit:
+    """How many sequences of this prompt and output fit at once."""
+    validate_plan(model, plan)
+
+    def needs(batch: int) -> float:
+        return serving_bytes(model, plan, work.model_copy(update={"batch": batch}), precision, engine)
+
+    return largest("batch", needs, hardware.memory)
+
+
+def longest_context(
+    model: ModelSpec, plan: ParallelPlan, work: Generation, precision: Precision, engine: Engine, hardware: HardwareSpec
+) -> Limit:
+    """The longest prompt, in tokens, that `batch` sequences can have at this output length."""
+    validate_plan(model, plan)
+
+    def needs(prompt: int) -> float:
+        return serving_bytes(model, plan, work.model_copy(update={"prompt": prompt}), precision, engine)
+
+    found = largest("prompt tokens", needs, hardware.memory)
+    if model.max_context and found.largest + work.output > model.max_context:
+        cap = max(0, model.max_context - work.output)
+        return found.model_copy(update={"largest": cap, "quantity": "prompt tokens (limit of the model)"})
+    return found
+
+
+def largest_micro_batch(
+    model: ModelSpec, plan: ParallelPlan, seq: int, precision: Precision, engine: Engine, hardware: HardwareSpec
+) -> Limit:
+    """The largest training microbatch that fits, with enough microbatches to fill the pipeline."""
+    validate_plan(model, plan)
+
+    def needs(micro: int) -> float:
+        at = training_memory(plan, micro, micro * plan.dp * plan.pp, seq)
+        return float(np.max(peak(training_timeline(model, at, precision, engine))))
+
+    return largest("micro batch", needs, hardware.memory)
+
+
+def fewest_devices(
+    model: ModelSpec, work: Generation, precision: Precision, engine: Engine, hardware: HardwareSpec, limit: int = 4096
+) -> tuple[ParallelPlan, float]:
+    """The smallest plan (tensor parallel inside a scale-up domain, then pipeline stages) that holds model and cache.
+
+    Raises LlmError with the shortfall on `limit` devices where none does.
+    """
+    size = hardware.scale_up.size or limit
+    shortfall = float("inf")
+    for world in (2**i for i in range(int(np.log2(limit)) + 1)):
+        for tp in (2**i for i in range(int(np.log2(min(world, size))), -1, -1)):
+            try:
+                plan = ParallelPlan(tp=tp, pp=world // tp)
+                validate_plan(model, plan)
+            except LlmError:
+                continue
+            need = serving_bytes(model, plan, work, precision, engine)
+            if need <= hardware.memory:
+                return plan, need
+            shortfall = min(shortfall, need - hardware.memory)
+    raise LlmError(
+        f"{model.name} does not fit on up to {limit} x {hardware.name}",
+        hint=f"the best plan lacks {shortfall / 2**30:.1f} GiB a device",
+    )

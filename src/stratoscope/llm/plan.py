@@ -1,0 +1,215 @@
+"""What is asked: how the model is split (ParallelPlan), what runs (workloads), and what runs it (Engine)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stratoscope.llm.base import LlmError, Value
+
+Recompute = Literal["none", "selective", "full"]
+
+
+class ParallelPlan(Value):
+    """How a model is split over devices. `dp` counts data-parallel replicas; expert parallelism lies inside them.
+
+    `zero`: 1 shards the optimizer over `dp`, 2 also gradients, 3 also weights (FSDP). `hsdp_replicas` > 1 shards over
+    `dp / hsdp_replicas` devices and replicates over the rest. `placement` names the axes from the innermost (neighbours
+    in one scale-up domain) outwards.
+    """
+
+    tp: int = Field(default=1, ge=1)
+    cp: int = Field(default=1, ge=1)
+    pp: int = Field(default=1, ge=1)
+    vpp: int = Field(default=1, ge=1)
+    ep: int = Field(default=1, ge=1)
+    dp: int = Field(default=1, ge=1)
+    zero: Literal[0, 1, 2, 3] = 0
+    hsdp_replicas: int = Field(default=1, ge=1)
+    sequence_parallel: bool = False
+    recompute: Recompute = "none"
+    offload: Literal["none", "optimizer"] = "none"
+    placement: tuple[Literal["tp", "cp", "dp", "pp"], ...] = ("tp", "cp", "dp", "pp")
+
+    @property
+    def world(self) -> int:
+        """Devices in all."""
+        return self.tp * self.cp * self.pp * self.dp
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ParallelPlan:
+        if sorted(self.placement) != ["cp", "dp", "pp", "tp"]:
+            raise ValueError("placement names each of tp, cp, dp, pp once")
+        if self.dp % self.hsdp_replicas:
+            raise ValueError(f"{self.hsdp_replicas} HSDP replicas do not divide dp={self.dp}")
+        if (self.dp * self.cp * self.tp) % self.ep:
+            raise ValueError(f"ep={self.ep} does not divide dp*cp*tp={self.dp * self.cp * self.tp}")
+        if self.vpp > 1 and self.pp == 1:
+            raise ValueError("interleaving (vpp) needs pipeline stages (pp)")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> ParallelPlan:
+        """A plan from `tp8,pp4,dp2,zero1,sp,full`; raises LlmError naming the part that it does not know."""
+        fields: dict[str, object] = {}
+        for part in filter(None, (piece.strip() for piece in text.split(","))):
+            if part == "sp":
+                fields["sequence_parallel"] = True
+            elif part in ("none", "selective", "full"):
+                fields["recompute"] = part
+            else:
+                name = part.rstrip("0123456789")
+                if name not in ("tp", "cp", "pp", "vpp", "ep", "dp", "zero") or name == part:
+                    raise LlmError(
+                        f"plan {text!r}: {part!r} is not a part of a plan", hint="for example tp8,pp4,dp2,zero1,sp,full"
+                    )
+                fields[name] = int(part[len(name) :])
+        try:
+            return cls.model_validate(fields)
+        except ValueError as error:
+            raise LlmError(f"plan {text!r}: {error}") from error
+
+
+class Precision(Value):
+    """The number formats of a run. `compute` is what the matrix units multiply."""
+
+    weights: str = "bf16"
+    activations: str = "bf16"
+    compute: str = "bf16"
+    kv: str = "bf16"
+    gradients: str = "fp32"
+
+    @classmethod
+    def preset(cls, name: str) -> Precision:
+        """bf16, fp16, fp32, fp8 (weights and activations), int8 (W8A8), int8wo, int4wo (weights alone), fp4."""
+        presets = {
+            "bf16": cls(),
+            "fp16": cls(weights="fp16", activations="fp16", compute="fp16", kv="fp16"),
+            "fp32": cls(weights="fp32", activations="fp32", compute="fp32", kv="fp32"),
+            "fp8": cls(weights="fp8", compute="fp8", kv="fp8"),
+            "int8": cls(weights="int8", compute="int8"),
+            "int8wo": cls(weights="int8"),
+            "int4wo": cls(weights="int4"),
+            "fp4": cls(weights="fp4", compute="fp4", kv="fp8"),
+        }
+        if name not in presets:
+            raise LlmError(f"no precision {name!r}", hint=f"known: {', '.join(presets)}")
+        return presets[name]
+
+
+class Lora(Value):
+    """Low-rank adapters on the attention and feed-forward matrices (arXiv 2106.09685)."""
+
+    rank: int = Field(ge=1)
+    targets: tuple[str, ...] = ("q", "k", "v", "o")
+
+
+class TrainStep(Value):
+    """One optimizer step: `global_batch` sequences of `seq` tokens in microbatches of `micro_batch`."""
+
+    global_batch: int = Field(ge=1)
+    micro_batch: int = Field(default=1, ge=1)
+    seq: int = Field(ge=1)
+    lora: Lora | None = None
+
+
+class Generation(Value):
+    """One static batch: a prompt of `prompt` tokens (of which `cached` are in a prefix cache) and `output` tokens."""
+
+    batch: int = Field(ge=1)
+    prompt: int = Field(ge=1)
+    output: int = Field(default=1, ge=1)
+    cached: int = Field(default=0, ge=0)
+    sampling: Literal["greedy", "top_p"] = "greedy"
+
+    @model_validator(mode="after")
+    def _something_to_prefill(self) -> Generation:
+        if self.cached >= self.prompt:
+            raise ValueError("at least one prompt token is computed: cached < prompt")
+        return self
+
+
+class Engine(Value):
+    """The software that runs the model: what it fuses, how it launches, what it reserves. Sources stand in ENGINES."""
+
+    name: str
+    cuda_graphs: bool = False
+    host_launch_s: float = 5e-6  # CPU time of one kernel launch
+    step_host_s: float = 0.0  # fixed work between decode steps: sampling bookkeeping, scheduler
+    flash_attention: bool = True
+    fused_residual: bool = True
+    transposes_qkv: bool = False  # prefill adds biases and transposes heads in passes of their own
+    custom_allreduce: bool = False
+    grouped_decode: bool = True  # decode attention reads a shared key-value head once for all its query heads
+    overlap_dp: bool = True  # gradient communication behind the backward pass
+    overlap_tp: bool = False
+    dropout: bool = False  # trains with dropout: masks written, kept and read again
+    workspace_widths: float = 18.0  # 16-bit buffers of a forward pass per token, in hidden widths
+    reserve_bytes: float = 0.55 * 2**30  # context, libraries, workspaces
+    communicator_bytes: float = 0.38 * 2**30  # NCCL buffers at 4-8 ranks
+    kv_preallocated_fraction: float | None = None
+    source: str = ""
+
+
+ENGINES: dict[str, Engine] = {
+    engine.name: engine
+    for engine in (
+        Engine(name="generic", source="flash attention, fused residuals, NCCL, no CUDA graphs"),
+        Engine(
+            name="megatron-lm",
+            flash_attention=False,
+            fused_residual=True,
+            overlap_dp=False,
+            dropout=True,
+            source="arXiv 2104.04473, 2205.05198: unfused attention, gradients all-reduced after the last microbatch",
+        ),
+        Engine(name="megatron-core", source="NVIDIA/Megatron-LM d98e8a6: flash attention, overlapped gradients"),
+        Engine(
+            name="fsdp", host_launch_s=6e-6, source="PyTorch FSDP: sharded weights gathered behind the layer before"
+        ),
+        Engine(
+            name="fastertransformer",
+            step_host_s=80e-6,
+            flash_attention=False,
+            grouped_decode=False,
+            transposes_qkv=True,
+            reserve_bytes=2.91 * 2**30,
+            workspace_widths=32.8,
+            source="NVIDIA/FasterTransformer df4a753: stream launches, NCCL all-reduce, a host check per token; memory "
+            "reserve and workspace fitted to its own measured memory (suite C13-mem)",
+        ),
+        Engine(
+            name="tensorrt-llm-0.6",
+            custom_allreduce=True,
+            grouped_decode=False,
+            step_host_s=80e-6,
+            source="TensorRT-LLM 0.6 docs: fused attention plugins, one-shot all-reduce; decode attention without "
+            "grouping (grouped kernels, XQA, came with 0.7)",
+        ),
+        Engine(
+            name="tensorrt-llm",
+            cuda_graphs=True,
+            custom_allreduce=True,
+            step_host_s=80e-6,
+            kv_preallocated_fraction=0.9,
+            source="TensorRT-LLM 1.x docs: grouped attention kernels, one-shot all-reduce, CUDA graphs",
+        ),
+        Engine(
+            name="vllm",
+            cuda_graphs=True,
+            custom_allreduce=True,
+            step_host_s=1.5e-3,
+            kv_preallocated_fraction=0.9,
+            source="vLLM 0.x: CUDA graphs for decode, Python scheduler between steps",
+        ),
+    )
+}
+
+
+def find_engine(name: str) -> Engine:
+    """The engine of that name; raises LlmError with the known names."""
+    engine = ENGINES.get(name.lower())
+    if engine is None:
+        raise LlmError(f"no engine {name!r}", hint=f"known: {', '.join(ENGINES)}")
+    return engine

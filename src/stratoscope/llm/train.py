@@ -1,0 +1,240 @@
+"""Time of one optimizer step: microbatches through pipeline stages, exposed communication, gradients, optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stratoscope.llm.base import Num
+from stratoscope.llm.collectives import collective, group, point_to_point
+from stratoscope.llm.efficiency import Efficiency
+from stratoscope.llm.ops import Formats, Op, Shape, gemm, layer_ops
+from stratoscope.llm.plan import Engine, Lora, Precision
+from stratoscope.llm.report import Term, Total, total
+from stratoscope.llm.size import lora_params, rank_params
+from stratoscope.llm.spec import ModelSpec
+from stratoscope.llm.timing import (
+    backward_terms,
+    context_terms,
+    ends,
+    expert_terms,
+    forward_terms,
+    term,
+    tp_terms,
+)
+
+# Bytes moved per parameter by a mixed-precision Adam step: gradient norm (4), fused update (16 in, 12 out), copy back
+# to 16 bits (4 + 2), zeroing the fp32 gradients (4); fp16 adds the unscale-and-check pass (8). Counted on apex's
+# multi-tensor kernels.
+ADAM_BYTES = {"bf16": 42.0, "fp16": 50.0, "fp32": 40.0, "fp8": 42.0}
+# A 16-bit gradient added into an fp32 buffer: 2 read, 4 read, 4 written.
+ACCUMULATE_BYTES = 10.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """A plan's numbers for the time of a step; floats, or arrays with one entry a plan."""
+
+    tp: Num
+    cp: Num
+    pp: Num
+    vpp: Num
+    ep: Num
+    dp: Num
+    micro_batch: Num
+    global_batch: Num
+    seq: float
+    zero: int = 0
+    replicas: Num = 1.0
+    sequence_parallel: bool = False
+    recompute: str = "none"
+
+    @property
+    def microbatches(self) -> Num:
+        """Gradient accumulation steps of one replica."""
+        return self.global_batch / (self.dp * self.micro_batch)
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One step: its parts in seconds, their terms for the explanation, and the whole."""
+
+    whole: Total
+    forward: list[Term]
+    backward: list[Term]
+    bubble: Num
+    pipeline: Num
+    gradients: list[Term]
+    exposed: Num
+    optimizer: Term
+    microbatches: Num
+
+
+def step_time(
+    model: ModelSpec, at: Split, precision: Precision, engine: Engine, efficiency: Efficiency, lora: Lora | None = None
+) -> StepTime:
+    """Seconds of one optimizer step.
+
+    (m - 1) slowest stage + all stages once, the latter divided by the interleaving (arXiv 2104.04473 s. 2.2), plus
+    pipeline hops, exposed data-parallel communication and the optimizer.
+    """
+    formats = Formats.of(precision)
+    split = at.tp if at.sequence_parallel else 1.0
+    shape = Shape(
+        "train", at.micro_batch, at.seq, at.seq, tp=at.tp, ep=at.ep, cp=at.cp, split=split, dropout=engine.dropout
+    )
+    layers = float(len(model.layers))
+    forward = forward_terms(model, shape, formats, engine, efficiency, sequence_parallel=at.sequence_parallel)
+    backward = _backward(model, at, shape, formats, engine, efficiency, lora)
+    layer_part = total([item for item in forward + backward if item.group not in ("head", "head backward")])
+    end_part = total([item for item in forward + backward if item.group in ("head", "head backward")])
+    pp = np.asarray(at.pp, dtype=float)
+    slow_share = np.ceil(layers / pp) / layers
+    slowest = layer_part.time * slow_share + end_part.time
+    launches = sum((np.asarray(item.count) * item.kernels for item in forward + backward), start=np.zeros(()))
+    if efficiency.level != "peak":
+        slowest = np.maximum(slowest, launches * slow_share * engine.host_launch_s)
+    everything = np.maximum(layer_part.time + end_part.time, slowest)
+    m = at.microbatches
+    bubble = (everything - slowest) / at.vpp
+    hops = point_to_point(
+        efficiency, shape.tokens * model.hidden * formats.activation / at.tp, across=_pp_across(at, efficiency)
+    )
+    # forward and backward, each chunk of the interleaved schedule; the wait is not hidden behind compute
+    pipeline = np.where(pp > 1, 2.0 * hops.time * at.vpp * (m + (pp - 1.0) / at.vpp), 0.0)
+    gradients, exposed = _data_parallel(model, at, formats, precision, engine, efficiency, m * slowest, lora)
+    optimizer = _optimizer(model, at, precision, efficiency, lora)
+    time = m * slowest + bubble + pipeline + exposed + optimizer.time
+    compute = total(forward + backward)
+    low = compute.low / compute.time * (m * slowest + bubble) + 0.9 * pipeline + 0.8 * exposed + 0.8 * optimizer.time
+    high = compute.high / compute.time * (m * slowest + bubble) + 1.3 * pipeline + 1.3 * exposed + 1.3 * optimizer.time
+    return StepTime(Total(time, low, high), forward, backward, bubble, pipeline, gradients, exposed, optimizer, m)
+
+
+def _backward(
+    model: ModelSpec,
+    at: Split,
+    shape: Shape,
+    formats: Formats,
+    engine: Engine,
+    efficiency: Efficiency,
+    lora: Lora | None,
+) -> list[Term]:
+    out = backward_terms(model, shape, formats, engine, efficiency, weight_gradient=lora is None)
+    for layer, count in model.groups:
+        again = 1.0 + (at.recompute == "full")
+        out += tp_terms(
+            layer, model.hidden, shape, formats, engine, efficiency, float(count),
+            sequence_parallel=at.sequence_parallel, passes=again,
+        )  # fmt: skip
+        if at.sequence_parallel:  # the input of the column-split matrices was not kept whole: gathered once more
+            gathers = tp_terms(
+                layer, model.hidden, shape, formats, engine, efficiency, float(count), sequence_parallel=True
+            )
+            out.append(gathers[0])
+        out += expert_terms(layer, model.hidden, shape, formats, efficiency, float(count), again)
+        out += context_terms(layer, shape, formats, efficiency, float(count), again)
+        for op in layer_ops(layer, model, shape, formats, engine):
+            core = op.name in ("scores", "softmax", "weighted sum")
+            if at.recompute == "full" or (at.recompute == "selective" and core):
+                out.append(term("recomputation", op, efficiency, float(count)))
+    if lora is not None:
+        out += _adapters(model, shape, formats, efficiency, lora)
+    else:
+        dense, experts, _ = rank_params(model, at.tp, at.ep, 1.0)
+        accumulate = Op("gradient accumulation", "stream", 0.0, ACCUMULATE_BYTES * (dense + experts))
+        out.append(term("gradients", accumulate, efficiency))
+    for item in ends(model, shape, formats, efficiency, None):
+        if item.name == "head":
+            out.append(Term("head backward", "head dX and dW", item.cost, 2.0, 2.0, item.family))
+    return out
+
+
+def _adapters(model: ModelSpec, shape: Shape, formats: Formats, efficiency: Efficiency, lora: Lora) -> list[Term]:
+    """Forward and backward products of the adapters: 2 + 4 thin ones a targeted matrix."""
+    out = []
+    for layer, count in model.groups:
+        for linear in layer.linears(model.hidden):
+            if linear.name in lora.targets:
+                down = gemm("adapter down", shape.tokens, linear.n_in / 1.0, float(lora.rank), formats)
+                up = gemm("adapter up", shape.tokens, float(lora.rank), linear.n_out / shape.tp, formats)
+                out += [term("adapters", op, efficiency, 3.0 * count) for op in (down, up)]
+    return out
+
+
+def _pp_across(at: Split, efficiency: Efficiency) -> bool:
+    size = efficiency.hardware.scale_up.size
+    return size is not None and bool(np.any(np.asarray(at.tp * at.cp * at.pp) > size))
+
+
+def _data_parallel(
+    model: ModelSpec, at: Split, formats: Formats, precision: Precision, engine: Engine, efficiency: Efficiency,
+    compute: Num, lora: Lora | None,
+) -> tuple[list[Term], Num]:  # fmt: skip
+    """Gradient (and, from ZeRO-1 on, weight) collectives of one step, and what of them is not hidden.
+
+    ZeRO-0 all-reduces gradients; 1 and 2 reduce-scatter gradients and all-gather weights; 3 gathers weights in
+    forward and
+    backward of every microbatch and reduce-scatters gradients: 3 against 2 parameter volumes (arXiv 1910.02054 s. 7).
+    """
+    dense, experts, embedding = rank_params(model, at.tp, at.ep, at.pp)
+    params = dense + experts + embedding if lora is None else lora_params(model, lora) / (at.tp * at.pp)
+    weights = (dense + experts + embedding) * formats.weight
+    grad = params * (4.0 if precision.gradients == "fp32" else 2.0)
+    ranks = at.dp * at.cp
+    members = group(efficiency.hardware, ranks / at.replicas, at.tp)
+    out: list[Term] = []
+
+    def add(name: str, op: str, nbytes: Num, count: Num) -> None:
+        cost = collective(efficiency, op, nbytes, members)
+        out.append(Term("data parallel", name, cost, count, 1.0, "collective"))
+
+    if at.zero == 0:
+        add("all-reduce gradients", "all_reduce", grad, 1.0)
+    elif at.zero < 3:
+        add("reduce-scatter gradients", "reduce_scatter", grad, 1.0)
+        if lora is None:
+            add("all-gather weights", "all_gather", weights, 1.0)
+    else:
+        add("all-gather weights", "all_gather", weights, 2.0 * at.microbatches)
+        add("reduce-scatter gradients", "reduce_scatter", grad, at.microbatches)
+    if np.any(np.asarray(at.replicas) > 1):
+        outer = group(efficiency.hardware, at.replicas, at.tp * ranks / at.replicas)
+        cost = collective(efficiency, "all_reduce", grad / (ranks / at.replicas), outer)
+        out.append(Term("data parallel", "all-reduce over replicas", cost, 1.0, 1.0, "collective"))
+    time = sum((np.asarray(item.time) for item in out), start=np.zeros(()))
+    if not engine.overlap_dp:
+        return out, time
+    # hidden behind all of the compute under ZeRO-3, behind the backward pass of the last microbatch otherwise; the
+    # first gather and the last bucket have nothing to hide behind
+    window = compute if at.zero == 3 else compute / at.microbatches * (2.0 / 3.0)
+    unhidden = time / (
+        len(model.layers) / np.asarray(at.pp, dtype=float) * np.maximum(at.microbatches, 1.0) ** (at.zero == 3)
+    )
+    return out, np.maximum(time - window, np.minimum(unhidden, time))
+
+
+def _optimizer(model: ModelSpec, at: Split, precision: Precision, efficiency: Efficiency, lora: Lora | None) -> Term:
+    dense, experts, embedding = rank_params(model, at.tp, at.ep, at.pp)
+    params = dense + experts + embedding if lora is None else lora_params(model, lora) / (at.tp * at.pp)
+    shard = at.dp * at.cp / at.replicas if at.zero >= 1 else 1.0
+    nbytes = ADAM_BYTES.get(precision.weights, 42.0) * params / shard
+    return term("optimizer", Op("Adam", "stream", 0.0, nbytes, kernels=10.0), efficiency)
+
+
+def training_flops(model: ModelSpec, seq: int, global_batch: int, recompute: str) -> tuple[float, float]:
+    """Model FLOPs and executed FLOPs of one step, by the convention of MFU and HFU.
+
+    Model FLOPs are three forward passes with the whole score matrix (arXiv 2204.02311 app. B, 2205.05198 app. A);
+    executed ones add the recomputed forward (full) or its attention core (selective).
+    """
+    forward = model.forward_flops(seq, causal_skips=False) * global_batch
+    if recompute == "full":
+        head = 2.0 * seq * model.vocab * (model.embedding_dim or model.hidden) * global_batch if model.lm_head else 0.0
+        return 3.0 * forward, 4.0 * forward - head
+    if recompute == "selective":
+        without = model.forward_flops(1, causal_skips=False) * seq * global_batch
+        core = forward - without
+        return 3.0 * forward, 3.0 * forward + core
+    return 3.0 * forward, 3.0 * forward

@@ -1,0 +1,303 @@
+"""Predicts the published rows blind and says how far off: count, coverage, failures, MAPE, bias, worst rows, interval.
+
+No constant of the model is fitted to these rows. Two things are estimated from rows at all, and never from rows of the
+suite that is judged: the model-error factor that widens intervals (from the other suites of the same kind), and an
+engine's memory reserve (from the rows of other models; printed beside the blind figure).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from stratoscope.errors import StratoscopeError
+from stratoscope.llm.base import UnsupportedError
+from stratoscope.llm.efficiency import Efficiency, Level, efficiency
+from stratoscope.llm.estimate import check_training, split_of
+from stratoscope.llm.hardware import find_hardware
+from stratoscope.llm.infer import Deployment, generate
+from stratoscope.llm.memory import peak, serving_parts, training_memory, training_timeline
+from stratoscope.llm.plan import Engine, Generation, ParallelPlan, Precision, TrainStep, find_engine
+from stratoscope.llm.report import Total, widen
+from stratoscope.llm.rows import Row, shipped_rows
+from stratoscope.llm.train import step_time
+
+KINDS = {"C1": "train", "C3": "train", "C13": "infer", "C14": "infer"}
+TITLES = {
+    "C1": "Megatron-LM weak scaling, iteration time (arXiv 2104.04473)",
+    "C3": "Korthikanti tab. 5, iteration time (arXiv 2205.05198)",
+    "C3-fig1": "Korthikanti fig. 1, memory by the authors' formula",
+    "C13": "FasterTransformer GPT, total latency",
+    "C13-mem": "FasterTransformer GPT, measured memory",
+    "C13-oom": "FasterTransformer GPT, configurations that ran out of memory",
+    "C14": "TensorRT-LLM 0.6, static batch, output tokens/s",
+}
+MICRO_BATCHES = (1, 2, 4, 8, 16)
+INTERLEAVES = (1, 2, 3, 4, 5, 6, 8)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row with what the model says: seconds (times) or bytes (memory), in the row's own unit where it has one."""
+
+    row: Row
+    value: float
+    low: float
+    high: float
+    failure: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Predicted over measured, minus one; of a yes-or-no row the difference."""
+        return self.value / self.row.value - 1.0 if self.row.value else self.value
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measured value lies in the interval."""
+        return self.low <= self.row.value <= self.high
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The verdict on one suite."""
+
+    name: str
+    title: str
+    rows: int
+    predictions: tuple[Prediction, ...]
+    failures: tuple[tuple[str, str], ...]
+    error: tuple[float, float]
+    note: str = ""
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Relative errors of the predicted rows."""
+        return np.array([prediction.ratio for prediction in self.predictions])
+
+    @property
+    def mape(self) -> float:
+        """Mean absolute relative error."""
+        return float(np.abs(self.errors).mean())
+
+    @property
+    def bias(self) -> float:
+        """Mean relative error."""
+        return float(self.errors.mean())
+
+    @property
+    def coverage(self) -> float:
+        """Share of all rows that got a prediction."""
+        return len(self.predictions) / self.rows
+
+    @property
+    def interval_coverage(self) -> float:
+        """Share of predicted rows inside their interval."""
+        return float(np.mean([prediction.inside for prediction in self.predictions]))
+
+    def worst(self, count: int = 3) -> list[Prediction]:
+        """The rows with the largest absolute error."""
+        return sorted(self.predictions, key=lambda prediction: -abs(prediction.ratio))[:count]
+
+
+def engine_of(row: Row) -> Engine:
+    """The engine that a row names."""
+    name = str(row.engine["name"])
+    if name == "tensorrt-llm" and str(row.engine.get("version", "")).startswith("0."):
+        name = "tensorrt-llm-0.6"
+    return find_engine(name)
+
+
+def predict(row: Row, level: Level = "prior", error: tuple[float, float] = (1.0, 1.0)) -> Prediction:
+    """The model's answer to one row; raises StratoscopeError where it has none."""
+    device = efficiency(find_hardware(str(row.hardware["gpu"])), level)
+    if row.metric == "iteration_s":
+        return _training_row(row, device, error)
+    if row.metric in ("latency_s", "output_tokens_per_s_per_gpu"):
+        return _inference_row(row, device, error)
+    if row.kind == "memory":
+        return _memory_row(row, device, engine_of(row))
+    raise UnsupportedError(f"row {row.id}: no prediction for metric {row.metric!r}")
+
+
+def _plans(row: Row) -> Iterable[tuple[ParallelPlan, TrainStep]]:
+    """The plan of a row; what its table leaves out (microbatch, interleaving) in every value that divides."""
+    given, work = row.parallel, row.workload
+    batch, layers = int(work["batch"]), row.model.layers
+    pp, dp = int(given["pp"]), int(given["dp"])
+    sizes = (int(work["micro_batch"]),) if "micro_batch" in work else MICRO_BATCHES
+    chunks = (int(given["vpp"]),) if "vpp" in given else INTERLEAVES if pp > 1 else (1,)
+    for micro in sizes:
+        for vpp in chunks:
+            if batch % (dp * micro) or layers % (pp * vpp) or (vpp > 1 and batch // (dp * micro) % pp):
+                continue
+            plan = ParallelPlan(
+                tp=int(given["tp"]), pp=pp, dp=dp, vpp=vpp, zero=given.get("zero", 0),
+                sequence_parallel=bool(given["sp"]), recompute=given["recompute"],
+            )  # fmt: skip
+            yield plan, TrainStep(global_batch=batch, micro_batch=micro, seq=int(work["seq"]))
+
+
+def _training_row(row: Row, device: Efficiency, error: tuple[float, float]) -> Prediction:
+    """The step time; where the table leaves the schedule open, that of the fastest schedule that fits in memory."""
+    engine, model = engine_of(row), row.model.spec()
+    precision = Precision.preset(row.dtype["weights"])
+    best: Total | None = None
+    options = list(_plans(row))
+    for plan, work in options:
+        check_training(model, plan, work)
+        timeline = training_timeline(
+            model, training_memory(plan, work.micro_batch, work.global_batch, work.seq), precision, engine
+        )
+        if len(options) > 1 and float(np.max(peak(timeline))) > device.hardware.memory:
+            continue
+        whole = step_time(model, split_of(plan, work), precision, engine, device).whole
+        if best is None or float(np.max(whole.time)) < float(np.max(best.time)):
+            best = whole
+    if best is None:
+        raise UnsupportedError(f"row {row.id}: no schedule fits in memory")
+    return _prediction(row, widen(best, error))
+
+
+def _inference_row(row: Row, device: Efficiency, error: tuple[float, float]) -> Prediction:
+    plan = ParallelPlan(tp=int(row.parallel["tp"]), pp=int(row.parallel["pp"]))
+    deployment = Deployment(row.model.spec(), plan, Precision.preset(row.dtype["weights"]), engine_of(row), device)
+    whole = widen(generate(deployment, generation_of(row)).latency, error)
+    if row.metric == "latency_s":
+        return _prediction(row, whole)
+    tokens = float(row.workload["batch"]) * float(row.workload["output"]) / float(row.hardware["count"])
+    time, low, high = (float(np.max(part)) for part in (whole.time, whole.low, whole.high))
+    return Prediction(row, tokens / time, tokens / high, tokens / low)
+
+
+def generation_of(row: Row) -> Generation:
+    """The static batch of an inference row."""
+    work = row.workload
+    return Generation(
+        batch=int(work["batch"]), prompt=int(work["input"]), output=int(work["output"]),
+        sampling="top_p" if "top_p" in str(work.get("sampling", "")) else "greedy",
+    )  # fmt: skip
+
+
+def _memory_row(row: Row, device: Efficiency, engine: Engine) -> Prediction:
+    quantity = row.workload.get("quantity")
+    if quantity is not None:
+        return _formula_row(row, engine, str(quantity))
+    parts = memory_parts(row, engine)
+    used = sum(parts.values())
+    if row.metric == "fits":
+        fits = 1.0 if used <= device.hardware.memory else 0.0
+        return Prediction(row, fits, fits, fits)
+    reserve = parts["framework and communicator"]
+    work = parts["activations"]
+    return Prediction(row, used, used - 0.4 * reserve - 0.3 * work, used + 5.0 * reserve + 1.0 * work)
+
+
+def memory_parts(row: Row, engine: Engine) -> dict[str, float]:
+    """Bytes by kind that an inference row holds."""
+    plan = ParallelPlan(tp=int(row.parallel["tp"]), pp=int(row.parallel["pp"]))
+    precision = Precision.preset(row.dtype["weights"])
+    parts = serving_parts(row.model.spec(), plan, generation_of(row), precision, engine)
+    return {name: float(np.max(value)) for name, value in parts.items()}
+
+
+def _formula_row(row: Row, engine: Engine, quantity: str) -> Prediction:
+    plan, work = next(iter(_plans(row)))
+    at = training_memory(plan, work.micro_batch, work.global_batch, work.seq)
+    timeline = training_timeline(row.model.spec(), at, Precision.preset(row.dtype["weights"]), engine)
+    parts = timeline[1].parts
+    names = ("activations",) if quantity == "activations" else ("weights", "gradients", "optimizer")
+    value = float(sum(float(np.max(parts[name])) for name in names))
+    return Prediction(row, value, 0.9 * value, 1.1 * value)
+
+
+def _prediction(row: Row, whole: Total) -> Prediction:
+    return Prediction(row, float(np.max(whole.time)), float(np.max(whole.low)), float(np.max(whole.high)))
+
+
+def error_factor(predictions: list[Prediction]) -> tuple[float, float]:
+    """Measured over predicted time at the 10th and 90th percentile, never tighter than one on either side."""
+    ratios = np.array([_time_ratio(prediction) for prediction in predictions])
+    return float(min(1.0, np.quantile(ratios, 0.1))), float(max(1.0, np.quantile(ratios, 0.9)))
+
+
+def _time_ratio(prediction: Prediction) -> float:
+    """Measured over predicted time; rates are inverted."""
+    rate = prediction.row.metric.startswith("output_tokens")
+    ratio = prediction.row.value / prediction.value
+    return 1.0 / ratio if rate else ratio
+
+
+def validate(level: Level = "prior", suites: tuple[str, ...] = ()) -> list[Suite]:
+    """Every suite judged blind; intervals widened by the other suites of the same kind."""
+    rows: dict[str, list[Row]] = {}
+    for row in shipped_rows():
+        rows.setdefault(row.suite, []).append(row)
+    central = {name: _run(members, level, (1.0, 1.0)) for name, members in rows.items()}
+    out = []
+    for name, members in rows.items():
+        if suites and name not in suites:
+            continue
+        factor = (1.0, 1.0)
+        kind = KINDS.get(name)
+        others = [other for other in rows if other != name and KINDS.get(other) == kind]
+        if kind and others:
+            factor = error_factor([item for other in others for item in central[other][0]])
+        predictions, failures = _run(members, level, factor)
+        out.append(Suite(name, TITLES.get(name, name), len(members), tuple(predictions), tuple(failures), factor))
+        if name == "C13-mem":
+            out.append(_cross_fitted_memory(members))
+    return out
+
+
+def _run(rows: list[Row], level: Level, error: tuple[float, float]) -> tuple[list[Prediction], list[tuple[str, str]]]:
+    predictions, failures = [], []
+    for row in rows:
+        try:
+            predictions.append(predict(row, level, error))
+        except StratoscopeError as problem:
+            failures.append((row.id, str(problem)))
+    return predictions, failures
+
+
+def _cross_fitted_memory(rows: list[Row]) -> Suite:
+    """The engine's fixed reserve and workspace per token, fitted to the rows of the other models only."""
+    engine = engine_of(rows[0])
+    predictions = []
+    for name in sorted({row.model.name for row in rows}):
+        fitted = fit_reserve(engine, [row for row in rows if row.model.name != name])
+        predictions += [_memory_row(row, _A100(), fitted) for row in rows if row.model.name == name]
+    return Suite(
+        "C13-mem leave-one-model-out", "as C13-mem, reserve and workspace fitted to the other model's rows",
+        len(rows), tuple(predictions), (), (1.0, 1.0), note="not blind: same source, other models",
+    )  # fmt: skip
+
+
+def _A100() -> Efficiency:
+    return efficiency(find_hardware("A100-SXM-80"))
+
+
+def fit_reserve(engine: Engine, rows: list[Row]) -> Engine:
+    """The engine with reserve and workspace that best explain measured memory; rows far off their neighbours
+    left out.
+    """
+    exact, per_token, measured = [], [], []
+    unit = engine.model_copy(update={"reserve_bytes": 0.0, "workspace_widths": 1.0})
+    none = engine.model_copy(update={"reserve_bytes": 0.0, "workspace_widths": 0.0})
+    for row in rows:
+        base = sum(memory_parts(row, none).values())
+        exact.append(base)
+        per_token.append(sum(memory_parts(row, unit).values()) - base)
+        measured.append(row.value)
+    rest, slope = np.array(measured) - np.array(exact), np.array(per_token)
+    keep = np.ones(len(rest), dtype=bool)
+    solution = np.zeros(2)
+    for _ in range(2):
+        design = np.stack([np.ones(keep.sum()), slope[keep]], axis=1)
+        solution = np.linalg.lstsq(design, rest[keep], rcond=None)[0]
+        residual = np.abs(rest - solution[0] - solution[1] * slope)
+        keep = residual <= 5.0 * max(float(np.median(residual)), 1e6)
+    return engine.model_copy(
+        update={"reserve_bytes": max(0.0, float(solution[0])), "workspace_widths": max(0.0, float(solution[1]))}
+    )
