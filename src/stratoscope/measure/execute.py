@@ -218,7 +218,7 @@ def _profile(run: _Run) -> None:
 
 
 def _sweep(run: _Run) -> None:
-    from stratoscope.measure.sweep import batch_sweep
+    from stratoscope.measure.sweep import SweepInterrupted, batch_sweep
 
     if run.model.batch_axis is None:
         run.unavailable.append(Unavailable(what="batch sweep", why="the graph's batch size is fixed"))
@@ -227,15 +227,20 @@ def _sweep(run: _Run) -> None:
     while sizes[-1] * 2 <= run.plan.max_batch:
         sizes.append(sizes[-1] * 2)
     with _optional(run, "batch sweep"):
-        run.sections["sweep"] = batch_sweep(
-            run.backend,
-            run.model,
-            run.plan.options,
-            sizes=sizes,
-            budget_s=run.plan.sweep_budget_s,
-            rebind=with_batch,
-            on_progress=lambda text: run.report(text, None),
-        )
+        try:
+            run.sections["sweep"] = batch_sweep(
+                run.backend,
+                run.model,
+                run.plan.options,
+                sizes=sizes,
+                budget_s=run.plan.sweep_budget_s,
+                rebind=with_batch,
+                seed=run.plan.scenario.seeds.inputs,
+                on_progress=lambda text: run.report(text, None),
+            )
+        except SweepInterrupted as stopped:
+            run.sections["sweep"] = stopped.section
+            raise
 
 
 def _record(run: _Run) -> RunRecord:
