@@ -22,11 +22,12 @@ from torch import nn
 
 from stratoscope._version import __version__
 from stratoscope.graph.onnx_file import load_onnx, model_digest
-from stratoscope.models.datasets import LEVELS, digits_test
+from stratoscope.models.datasets import digits_test
 from stratoscope.models.export import export_module
 from stratoscope.models.signature import read_signature
-from stratoscope.models.zoo import DATA_FOLDER, find_entry
+from stratoscope.models.zoo import DATA_FOLDER, DIGIT_LEVELS, find_entry
 from stratoscope.spec.model import ModelManifest
+from stratoscope.spec.steps import ArgSort, Softmax
 
 SEED = 20
 EPOCHS = 60
@@ -84,7 +85,7 @@ def main() -> None:
     seen, held, seen_labels, held_labels = train_test_split(
         pixels, labels, test_size=HELD_OUT, stratify=labels, random_state=SEED
     )
-    model = train(torch.from_numpy(seen / np.float32(LEVELS)), torch.from_numpy(seen_labels))
+    model = train(torch.from_numpy(seen / np.float32(DIGIT_LEVELS)), torch.from_numpy(seen_labels))
     DATA_FOLDER.mkdir(exist_ok=True)
     np.savez_compressed(DATA_FOLDER / "digits_test.npz", images=held, labels=held_labels.astype(np.uint8))
     entry = find_entry("digits")
@@ -94,7 +95,7 @@ def main() -> None:
         export_module(model, path, example, input_names=[entry.inputs[0].name], output_names=["logits"])
         (DATA_FOLDER / entry.file).write_bytes(path.read_bytes())
     path = DATA_FOLDER / entry.file
-    inputs, outputs = read_signature(load_onnx(path))
+    _, outputs = read_signature(load_onnx(path))
     split = digits_test()
     with torch.inference_mode():
         predicted = model(torch.from_numpy(split.inputs)).argmax(1).numpy()
@@ -106,8 +107,8 @@ def main() -> None:
         license="Apache-2.0",
         references=entry.references,
         sha256=model_digest(path),
-        inputs=tuple(spec.model_copy(update={"low": 0.0, "high": 1.0}) for spec in inputs),
-        outputs=outputs,
+        inputs=entry.inputs,
+        outputs=tuple(spec.model_copy(update={"steps": (Softmax(), ArgSort())}) for spec in outputs),
         weights="trained",
         weights_seed=SEED,
     )

@@ -139,6 +139,8 @@ path: m.onnx
 license: MIT
 inputs:
   - {name: x, element_type: float32, shape: [N, 5, 2], low: 1, high: 2}
+outputs:
+  - {name: y, element_type: float32, shape: [...], steps: [{op: softmax}]}
 """
 
 
@@ -148,6 +150,8 @@ def test_a_manifest_binds_what_the_graph_leaves_free_and_gives_the_range_of_valu
     bound = resolve(tmp_path / "m.yaml", batch_size=3)
     (image,) = bound.manifest.inputs
     assert (image.shape, image.low, image.high) == ((3, 5, 2), 1.0, 2.0)
+    (output,) = bound.manifest.outputs
+    assert (output.shape, [step.op for step in output.steps]) == (("N", "length", 2), ["softmax"])
     assert (bound.name, bound.manifest.license, bound.path) == ("scale", "MIT", tmp_path / "m.onnx")
     assert resolve(tmp_path / "m.yaml", shapes={"x": (1, 9, 2)}).manifest.inputs[0].shape == (1, 9, 2)
 
@@ -155,10 +159,11 @@ def test_a_manifest_binds_what_the_graph_leaves_free_and_gives_the_range_of_valu
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("name: x", "name: image", "declares inputs that the graph has not: image"),
-        ("float32", "float16", "declares input 'x' as float16 of rank 3; in the graph it is float32 of rank 3"),
+        ("name: x", "name: image", r"declares input 'image', which the graph has not; it has x"),
+        ("float32", "float16", "declares 'x' as float16 of rank 3; in the graph it is float32 of rank 3"),
         ("[N, 5, 2]", "[N, 2]", "as float32 of rank 2; in the graph it is float32 of rank 3"),
-        ("[N, 5, 2]", "[N, 5, 3]", "gives input 'x' the size 3 in a dimension that is 2 in the graph"),
+        ("[N, 5, 2]", "[N, 5, 3]", "gives 'x' the size 3 in a dimension that is 2 in the graph"),
+        ("name: y", "name: z", "declares output 'z', which the graph has not; it has y"),
         ("path: m.onnx", "path: n.onnx", r"names a missing file: .*n\.onnx"),
         ("license: MIT", f"sha256: sha256:{'0' * 64}", "is not the one of its manifest"),
     ],

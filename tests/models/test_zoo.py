@@ -18,6 +18,7 @@ from stratoscope.models.materialize import light_folder, materialize_light
 from stratoscope.models.resolve import resolve
 from stratoscope.models.signature import batch_symbols, read_signature
 from stratoscope.models.zoo import DATA_FOLDER, ZooEntry, find_entry, list_zoo
+from stratoscope.spec.steps import Normalize
 
 ENTRIES = {entry.name: entry for entry in list_zoo()}
 
@@ -92,6 +93,10 @@ def test_the_held_out_split_is_stratified_and_in_the_range_that_the_network_expe
     # scikit-learn's set has 174 to 183 images a digit; a stratified fifth has 35 to 37.
     assert counts.min() >= 35
     assert counts.max() <= 37
+    (step,) = find_entry("digits").inputs[0].steps
+    assert isinstance(step, Normalize)
+    with np.load(DATA_FOLDER / "digits_test.npz") as stored:
+        np.testing.assert_array_equal(split.inputs, stored["images"] * np.float32(step.rescale))
     assert len(split.class_names) == 10
     assert split.digest.startswith("sha256:")
 

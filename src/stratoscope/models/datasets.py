@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stratoscope.errors import ModelError
-from stratoscope.models.zoo import DATA_FOLDER
+from stratoscope.models.zoo import DATA_FOLDER, DIGIT_LEVELS
 from stratoscope.spec.model import LoadableModel
-
-LEVELS = 16  # a pixel of the digits counts the black points of a 4x4 block: 0-16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,10 @@ def digits_test() -> LabelledDataset:
     return LabelledDataset(
         name="digits",
         version="1.0.0",
-        inputs=images.astype(np.float32) / np.float32(LEVELS),
+        inputs=images.astype(np.float32) / np.float32(DIGIT_LEVELS),
         labels=labels.astype(np.int64),
         class_names=tuple(str(digit) for digit in range(10)),
-        preprocessing=f"divide by {LEVELS}",
+        preprocessing=f"divide by {DIGIT_LEVELS}",
         digest=f"sha256:{content}",
     )
 

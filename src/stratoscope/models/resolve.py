@@ -93,11 +93,9 @@ def resolve_manifest(
             f"model {manifest.id!r} is not the one of its manifest: {cached.path} has {cached.manifest.sha256}, "
             f"the manifest says {manifest.sha256}"
         )
-    inputs, defaults = _merge_inputs(manifest, cached.manifest.inputs)
-    merged = manifest.model_copy(
-        update={"inputs": inputs, "outputs": cached.manifest.outputs, "sha256": cached.manifest.sha256}
-    )
-    return _bound(CachedModel(cached.path, merged), batch_size, shapes, defaults)
+    inputs, outputs, sizes = _merge(manifest, cached.manifest)
+    merged = manifest.model_copy(update={"inputs": inputs, "outputs": outputs, "sha256": cached.manifest.sha256})
+    return _bound(CachedModel(cached.path, merged), batch_size, shapes, sizes)
 
 
 def with_batch(loadable: LoadableModel, batch_size: int) -> LoadableModel:
@@ -186,35 +184,55 @@ def _resolve_module(
     return loadable
 
 
-def _merge_inputs(
-    manifest: ModelManifest, inputs: tuple[TensorSpec, ...]
-) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
-    """The graph's inputs with the manifest's value ranges, and the sizes that the manifest gives to free dimensions."""
-    declared = {spec.name: spec for spec in manifest.inputs}
-    if unknown := declared.keys() - {spec.name for spec in inputs}:
-        raise ModelError(
-            f"manifest {manifest.id!r} declares inputs that the graph has not: {', '.join(sorted(unknown))}"
-        )
-    merged: list[TensorSpec] = []
-    defaults: dict[str, int] = {}
-    for spec in inputs:
-        said = declared.get(spec.name)
-        if said is None:
-            merged.append(spec)
-            continue
-        if said.element_type != spec.element_type or len(said.shape) != len(spec.shape):
-            raise ModelError(
-                f"manifest {manifest.id!r} declares input {spec.name!r} as {said.element_type} of rank "
-                f"{len(said.shape)}; in the graph it is {spec.element_type} of rank {len(spec.shape)}"
-            )
-        for here, there in zip(said.shape, spec.shape, strict=True):
-            if isinstance(here, str):
-                continue
-            if (defaults.setdefault(there, here) if isinstance(there, str) else there) != here:
+def _merge(
+    manifest: ModelManifest, cached: ModelManifest
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], dict[str, int]]:
+    """(inputs, outputs, sizes): the graph's tensors with what the manifest declares of them, and its integer sizes.
+
+    `sizes` is by the name of the free dimension in the graph.
+    """
+    sizes: dict[str, int] = {}
+    for kind, declared, present in (
+        ("input", manifest.inputs, cached.inputs),
+        ("output", manifest.outputs, cached.outputs),
+    ):
+        tensors = {spec.name: spec for spec in present}
+        for said in declared:
+            if said.name not in tensors:
                 raise ModelError(
-                    f"manifest {manifest.id!r} gives input {spec.name!r} the size {here} in a dimension that is "
-                    f"{there!r} in the graph"
+                    f"manifest {manifest.id!r} declares {kind} {said.name!r}, which the graph has not; "
+                    f"it has {', '.join(tensors) or 'none'}"
                 )
-        low, high = (spec.low, spec.high) if said.low is None and said.high is None else (said.low, said.high)
-        merged.append(spec.model_copy(update={"low": low, "high": high}))
-    return tuple(merged), defaults
+            _check_declared(manifest, said, tensors[said.name], sizes if kind == "input" else {})
+    inputs = _with_declared(cached.inputs, manifest.inputs)
+    return inputs, _with_declared(cached.outputs, manifest.outputs), sizes
+
+
+def _check_declared(manifest: ModelManifest, said: TensorSpec, found: TensorSpec, sizes: dict[str, int]) -> None:
+    """Raises ModelError where `said` contradicts the graph's `found`; adds the dimensions that it binds to `sizes`."""
+    open_rank = "..." in said.shape
+    if said.element_type != found.element_type or (len(said.shape) != len(found.shape) and not open_rank):
+        raise ModelError(
+            f"manifest {manifest.id!r} declares {said.name!r} as {said.element_type} of rank {len(said.shape)}; "
+            f"in the graph it is {found.element_type} of rank {len(found.shape)}"
+        )
+    if open_rank:
+        return
+    for here, there in zip(said.shape, found.shape, strict=True):
+        if isinstance(here, int) and (sizes.setdefault(there, here) if isinstance(there, str) else there) != here:
+            raise ModelError(
+                f"manifest {manifest.id!r} gives {said.name!r} the size {here} in a dimension that is {there!r} "
+                "in the graph"
+            )
+
+
+def _with_declared(found: tuple[TensorSpec, ...], declared: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The graph's tensors with the value ranges, modality and steps that the manifest gives."""
+    said = {spec.name: spec for spec in declared}
+    merged = []
+    for spec in found:
+        values = {field: getattr(said.get(spec.name), field, None) for field in ("low", "high", "modality", "steps")}
+        merged.append(
+            spec.model_copy(update={field: value for field, value in values.items() if value not in (None, ())})
+        )
+    return tuple(merged)

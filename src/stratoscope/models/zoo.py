@@ -13,8 +13,10 @@ from stratoscope.errors import ModelError
 from stratoscope.models.cache import CachedModel, Progress, Recipe, fetch, silent
 from stratoscope.spec.base import digest_of
 from stratoscope.spec.model import ModelManifest, TensorSpec
+from stratoscope.spec.steps import Normalize
 
 ZOO_SEED = 0
+DIGIT_LEVELS = 16  # a pixel of the digits counts the black points of a 4x4 block: 0-16
 _GENERATION = 1  # raise it when the same seed no longer gives the same file
 DATA_FOLDER = Path(__file__).parent / "data"
 
@@ -68,7 +70,9 @@ def obtain(entry: ZooEntry, folder: Path, on_progress: Progress = silent) -> Cac
     """The model of `entry` as an ONNX file with its manifest, built into the cache `folder` on first use."""
     if entry.source == "shipped":
         return _shipped(entry)
-    return fetch(_recipe(entry), folder, on_progress)
+    cached = fetch(_recipe(entry), folder, on_progress)
+    described = _manifest(entry, cached.manifest.outputs)  # the file is cached, its description is this table's
+    return CachedModel(cached.path, described.model_copy(update={"sha256": cached.manifest.sha256}))
 
 
 def _recipe(entry: ZooEntry) -> Recipe:
@@ -135,7 +139,8 @@ def _manifest(entry: ZooEntry, outputs: tuple[TensorSpec, ...]) -> ModelManifest
 
 def _image(name: str, low: float = -2.0, high: float = 2.0) -> tuple[TensorSpec, ...]:
     """ImageNet pixels, normalised by mean and deviation: about [-2.1, 2.6]."""
-    return (TensorSpec(name=name, element_type="float32", shape=("N", 3, 224, 224), low=low, high=high),)
+    shape = ("N", 3, 224, 224)
+    return (TensorSpec(name=name, element_type="float32", shape=shape, low=low, high=high, modality="image"),)
 
 
 def _tokens(vocabulary: int, length: int, *extra: str) -> tuple[TensorSpec, ...]:
@@ -258,7 +263,17 @@ _ENTRIES: tuple[ZooEntry, ...] = (
         "image-classification",
         "shipped",
         "A small trained network for scikit-learn's 8x8 digits; comes with its held-out split",
-        (TensorSpec(name="image", element_type="float32", shape=("N", 1, 8, 8), low=0.0, high=1.0),),
+        (
+            TensorSpec(
+                name="image",
+                element_type="float32",
+                shape=("N", 1, 8, 8),
+                low=0.0,
+                high=1.0,
+                modality="image",
+                steps=(Normalize(rescale=1 / DIGIT_LEVELS),),
+            ),
+        ),
         1,
         ("doi:10.24432/C50P49",),
         "digits.onnx",
