@@ -303,7 +303,7 @@ def test_layers_of_a_real_runtime_have_names_work_and_times(convolution: Loadabl
     assert matmul.flops.value == 2 * 2 * 2048 * 10
     assert fused.provider == "CPUExecutionProvider"
     assert fused.signature is not None
-    assert fused.signature.startswith("sha64:")
+    assert fused.signature.startswith("sha256:")
     assert all(section.checks.values()), section.note
     assert all(row.time.n == section.repeats for row in section.layers)
     assert sum(row.share or 0 for row in section.layers) == pytest.approx(1)
