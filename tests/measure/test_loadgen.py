@@ -23,7 +23,7 @@ from stratoscope.measure.client import judge_client, null_scenario
 from stratoscope.measure.load import LoadResult, run_load
 from stratoscope.measure.load_section import PERCENTILES
 from stratoscope.measure.loadgen import loadgen_missing, run_loadgen
-from stratoscope.measure.loadgen_logs import read_samples
+from stratoscope.measure.loadgen_logs import check_whole, read_detail, read_samples, read_summary
 from stratoscope.measure.scheduler import run_mlperf
 from stratoscope.measure.validity import judge
 from stratoscope.models.resolve import resolve
@@ -247,9 +247,25 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
         run_loadgen([lambda: None], scenario(ScenarioKind.SINGLE_STREAM), 1000.0, log_dir=file / "below")
 
 
-def test_a_trace_without_samples_gives_no_rows(tmp_path: Path) -> None:
-    (tmp_path / "mlperf_log_trace.json").write_text("")
+def test_logs_that_are_not_whole_are_errors(tmp_path: Path) -> None:
+    plan = scenario(ScenarioKind.SINGLE_STREAM, min_duration_s=0.02)
+    timeline = run_loadgen([lambda: time.sleep(0.0005)] * 4, plan, 5e5, log_dir=tmp_path)
+    check_whole(tmp_path, timeline.queries, timeline.loadgen)
+    trace = tmp_path / "mlperf_log_trace.json"
+    trace.write_bytes(trace.read_bytes()[: trace.stat().st_size // 2])
+    with pytest.raises(MeasurementError, match="is the disk full"):
+        check_whole(tmp_path, read_samples(tmp_path)[0].size, timeline.loadgen)
+    trace.write_text("")
     assert all(column.size == 0 for column in read_samples(tmp_path))
+    trace.unlink()
+    with pytest.raises(MeasurementError, match="cannot read LoadGen's trace"):
+        read_samples(tmp_path)
+    (tmp_path / "mlperf_log_detail.txt").write_text(':::MLLOG {"key": "sut_name", "value": "x"}\n:::MLLOG {broken\n')
+    with pytest.raises(MeasurementError, match="left no result"):
+        read_detail(tmp_path)
+    (tmp_path / "mlperf_log_summary.txt").unlink()
+    with pytest.raises(MeasurementError, match="cannot read LoadGen's log"):
+        read_summary(tmp_path)
 
 
 def test_the_same_load_on_nothing_convicts_a_slow_client_and_acquits_a_quick_one() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,6 +78,16 @@ def read_samples(folder: Path) -> tuple[Times, Times, Times, Times, Times]:
     if scheduled.size:
         scheduled = scheduled - scheduled.min()
     return query.copy(), sample.copy(), scheduled, scheduled + issued, scheduled + completed
+
+
+def check_whole(folder: Path, samples: int, detail: Mapping[str, Any]) -> None:
+    """Raises MeasurementError where the trace has not each sample that LoadGen counted, as on a full disk."""
+    counted = int(detail["result_query_count"]) * int(detail["generated_samples_per_query"])
+    if samples != counted:
+        raise MeasurementError(
+            f"LoadGen's trace in {folder} holds {samples} of {counted} samples",
+            hint="is the disk full? it takes some 700 bytes a sample",
+        )
 
 
 def _text(path: Path) -> str:

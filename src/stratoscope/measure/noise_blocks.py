@@ -28,12 +28,16 @@ class NoiseBlocks:
         self._snapshots = [self._thread.snapshot()]
 
     def mark(self) -> None:
-        """Ends a block and opens the next; a few microseconds."""
-        if self._thread is not None:
+        """Ends a block and opens the next; a few microseconds. The first mark starts what `start` has not."""
+        if self._thread is None:
+            self.start()
+        else:
             self._snapshots.append(self._thread.snapshot())
 
     def stop(self) -> None:
-        """Ends the last block; may be called twice, and without `start`."""
+        """Ends the last block; without a start there is none, and nothing is judged. May be called twice."""
+        if self._observation is None:
+            self.start()
         if self._thread is None or self._observation is None:
             return
         self._snapshots.append(self._thread.snapshot())

@@ -36,8 +36,9 @@ class Workers:
         self.stopping = False
         self._calls, self._sample, self._clock = calls, sample, clock
         self._queue: SimpleQueue[int] = SimpleQueue()
-        self._left = count
-        self._ended = threading.Semaphore(0)
+        self._count = count
+        self._ended: list[bool] = []
+        self._news = threading.Semaphore(0)
         for i in range(count):
             threading.Thread(target=self._serve, name=f"worker-{i}").start()
 
@@ -47,18 +48,18 @@ class Workers:
 
     def finish(self, deadline_ns: int) -> None:
         """Waits until all queries are answered, until `deadline_ns` at the latest."""
-        for _ in range(self._left):
+        for _ in range(self._count):
             self._queue.put(_END)
-        while self._left and self._clock.now_ns() < deadline_ns:
-            self._left -= self._ended.acquire(timeout=LOOK_UP_S)
+        while len(self._ended) < self._count and self._clock.now_ns() < deadline_ns:
+            self._news.acquire(timeout=LOOK_UP_S)
 
     def abandon(self) -> None:
         """Drops what is queued and waits for the calls that are running."""
         self.stopping = True
-        for _ in range(self._left):
+        for _ in range(self._count):
             self._queue.put(_END)
-        while self._left:
-            self._left -= self._ended.acquire(timeout=LOOK_UP_S)
+        while len(self._ended) < self._count:
+            self._news.acquire(timeout=LOOK_UP_S)
 
     def _serve(self) -> None:
         calls, sample, completed, now = self._calls, self._sample, self.completed, self._clock.now_ns
@@ -72,7 +73,8 @@ class Workers:
                 self.stopping = True
                 continue
             completed[query] = now()
-        self._ended.release()
+        self._ended.append(True)
+        self._news.release()
 
 
 def issue_schedule(

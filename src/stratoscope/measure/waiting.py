@@ -20,21 +20,22 @@ def start_and_wait(
     a semaphore. And polars installs a SIGINT handler that restarts system calls, so that a wait without a timeout is
     not interrupted at all; this one looks up every tenth of a second, which costs some 30 us.
     """
-    ended = threading.Semaphore(0)
+    ended: list[bool] = []  # counted, as Ctrl-C can come between a semaphore's release and the note of it
+    news = threading.Semaphore(0)
 
     def run(target: Callable[[], None]) -> None:
         try:
             target()
         finally:
-            ended.release()
+            ended.append(True)
+            news.release()
 
     interrupted = False
     for target, name in zip(targets, names, strict=True):
         threading.Thread(target=run, args=(target,), name=name).start()
-    left = len(targets)
-    while left:
+    while len(ended) < len(targets):
         try:
-            left -= ended.acquire(timeout=LOOK_UP_S)
+            news.acquire(timeout=LOOK_UP_S)
         except KeyboardInterrupt:
             interrupted = True
             on_interrupt()
