@@ -18,7 +18,7 @@ def test_a_full_record_is_told_in_its_own_figures(make_record: Callable[..., Run
     assert sentences(make_record()) == [
         "54 % of the layer time is in FusedConv (1 of 4 layers); the slowest layer is conv1 (5.20 ms ± 0.10, 54 %).",
         "The load generator was not the bottleneck (8.10 µs ± 0.16 a query).",
-        "The machine was quiet: 1 of 21 repeats refused.",
+        "The machine was quiet during the load measurement: 1 of 21 repeats refused.",
         "Batch 8 is optimal (doubling to 16 gained 1.8 %, at most 5 %). "
         "It gives 163 /s ± 3, 1.68 times the throughput of batch 1.",
         "Import, load and first inference take 568 ms: 57 times a steady inference.",
@@ -45,18 +45,41 @@ def test_what_limits_trust_comes_first(make_record: Callable[..., RunRecord], re
         update={"noise": noisy, "client": client, "validity": Validity(valid=False, reasons=("64 queries needed",))}
     )
     profile = record.profile.model_copy(
-        update={"checks": {"layers lie inside": False}, "gap": records.estimate(2.02e-3, "s")}
+        update={"checks": {"layers_lie_inside": False}, "gap": records.estimate(2.02e-3, "s")}
     )
     found = findings(record.model_copy(update={"load": load, "profile": profile}))
     assert [finding.sentence for finding in found[:5]] == [
         "This result is INVALID: 64 queries needed.",
         "The load generator was the bottleneck: the null back end reaches 12 queries a second.",
-        "The machine was noisy during the load measurement: 3 % of the CPU was stolen; 1 of 21 repeats refused.",
+        "The machine was noisy during the load measurement: 1 of 21 repeats refused.",
         "The profile fails a conservation check: layers lie inside.",
         "20 % of the profiled model time (2.02 ms ± 0.04) passes between layers.",
     ]
     assert [finding.tone for finding in found[:5]] == ["bad", "bad", "warn", "bad", "warn"]
     assert len(found) == MOST
+
+
+def test_a_profile_under_other_conditions_than_the_load_is_called_so(
+    make_record: Callable[..., RunRecord], records: ModuleType
+) -> None:
+    slow = records.profile_section().model_copy(update={"model_time": records.estimate(0.025, "s", n=20)})
+    assert sentences(make_record(profile=slow))[0] == (
+        "An inference took 25.0 ms ± 0.5 around the profile but 10.00 ms ± 0.20 under the load: "
+        "compare shares, not times."
+    )
+    near = records.profile_section().model_copy(update={"model_time": records.estimate(0.0108, "s", n=20)})
+    assert not any("compare shares" in sentence for sentence in sentences(make_record(profile=near)))
+
+
+def test_quiet_is_said_of_the_measurement_that_was_quiet(
+    make_record: Callable[..., RunRecord], records: ModuleType
+) -> None:
+    noisy = records.noise().model_copy(update={"quiet": False, "rejected": 18, "accepted": 18})
+    told = sentences(make_record(profile=records.profile_section().model_copy(update={"noise": noisy})))
+    assert [sentence for sentence in told if "The machine was" in sentence] == [
+        "The machine was noisy during the profile measurement: 18 of 36 repeats refused.",
+        "The machine was quiet during the load measurement: 1 of 21 repeats refused.",
+    ]
 
 
 def test_an_interrupted_run_says_so(make_record: Callable[..., RunRecord]) -> None:

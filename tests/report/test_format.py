@@ -27,6 +27,7 @@ def with_interval(value: float, low: float, high: float, unit: str = "s") -> Qua
         (1.753e-6, 1.7527e-6, 1.7533e-6, "1.753 µs ± <0.001"),  # a clock of whole nanoseconds
         (4e-8, 3.5e-8, 4.5e-8, "40 ns ± 5"),
         (0.0, -3e-6, 3e-6, "0 µs ± 3"),
+        (0.0, 0.0, 0.0, "0 s ± 0"),
         (-2e-5, -5e-5, 1e-5, "−20 µs ± 30"),  # an overhead may be below zero
         (0.9996, 0.9986, 1.0006, "0.9996 s ± 0.0010"),
         (1.0, 1.0 - 1e-9, 1.0 + 1e-9, "1.00000 s ± <0.00001"),  # no clock has so many digits
@@ -76,7 +77,17 @@ def test_the_detail_of_a_number_says_statistic_sample_size_and_interval() -> Non
 
 @pytest.mark.parametrize(
     ("fraction", "shown"),
-    [(0.62, "62 %"), (0.0994, "9.9 %"), (0.0996, "10 %"), (0.0002, "<0.1 %"), (0.0, "0.0 %"), (None, "unavailable")],
+    [
+        (0.62, "62 %"),
+        (0.0994, "9.9 %"),
+        (0.0996, "10 %"),
+        (0.0002, "<0.1 %"),
+        (0.996, "99.6 %"),
+        (0.9999, ">99.9 %"),
+        (1.0, "100 %"),
+        (0.0, "0.0 %"),
+        (None, "unavailable"),
+    ],
 )
 def test_shares_are_whole_per_cent_from_ten_on(fraction: float | None, shown: str) -> None:
     assert fmt.share(fraction) == shown

@@ -32,7 +32,6 @@ def test_every_section_is_there_within_the_width(record_of: Callable[[int], RunR
         "onnxruntime 1.31.1 · AMD EPYC 7B13",
         "96.9 /s ± 1.9",
         "p99 13.9 ms ± 1.3",
-        "p99.9 —",
         "not the bottleneck",
         "quiet",
         "import 210 ms ± 4",
@@ -43,7 +42,7 @@ def test_every_section_is_there_within_the_width(record_of: Callable[[int], RunR
         "top1 97.5 % ± 1.5",
         "GPU kernels: no GPU on this machine",
     ):
-        assert shown.replace("\u00a0", " ") in text.replace("\u00a0", " "), shown
+        assert shown in text, shown
     assert max(len(line) for line in text.splitlines()) <= width
     assert "\x1b" not in text
 

@@ -10,9 +10,14 @@ from stratoscope.report import wording
 from stratoscope.report.format import bare, count, share, text
 from stratoscope.report.wording import Tone
 from stratoscope.spec.record import RunRecord
+from stratoscope.spec.scenario import ScenarioKind
+from stratoscope.stats.quantity import Quantity
 
 #: More sentences than this are not read.
 MOST = 6
+
+#: The load's and the profile's time of an inference differ in earnest beyond this ratio (or below its inverse).
+_SAME_TIME = 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ def findings(record: RunRecord) -> tuple[Finding, ...]:
 def _status(record: RunRecord) -> Iterator[Finding]:
     verdict = wording.validity(record)
     if verdict is not None and verdict.tone == "bad":
-        yield Finding(_sentence(f"This result is {verdict.word}: {verdict.reason}"), "bad")
+        yield Finding(wording.sentence(f"This result is {verdict.word}: {verdict.reason}"), "bad")
 
 
 def _where_the_time_goes(record: RunRecord) -> Iterator[Finding]:
@@ -49,7 +54,7 @@ def _where_the_time_goes(record: RunRecord) -> Iterator[Finding]:
     if slowest.time.value is not None and slowest.share is not None:
         parts.append(f"the slowest layer is {slowest.name} ({text(slowest.time)}, {share(slowest.share)})")
     if parts:
-        yield Finding(_sentence("; ".join(parts)))
+        yield Finding(wording.sentence("; ".join(parts)))
 
 
 def _how_spread(record: RunRecord) -> Iterator[Finding]:
@@ -70,10 +75,30 @@ def _between_layers(record: RunRecord) -> Iterator[Finding]:
         yield Finding(f"{share(part)} of the profiled model time ({text(profile.gap)}) passes between layers.", "warn")
 
 
+def _two_times(record: RunRecord) -> Iterator[Finding]:
+    """The load and the profile time the same inference; where both intervals lie apart, neither time is general."""
+    single = record.load is not None and record.load.scenario.kind is ScenarioKind.SINGLE_STREAM
+    if record.load is None or record.profile is None or not single:
+        return
+    load, profile = record.load.latency.get("median"), record.profile.model_time
+    if load is None or not load.value or not profile.value or not _apart(load, profile):
+        return
+    if not 1 / _SAME_TIME < profile.value / load.value < _SAME_TIME:
+        sentence = f"An inference took {text(profile)} around the profile but {text(load)} under the load"
+        yield Finding(f"{sentence}: compare shares, not times.", "warn")
+
+
+def _apart(first: Quantity, second: Quantity) -> bool:
+    """Whether two intervals share no value; False where one is not given."""
+    if first.ci_low is None or first.ci_high is None or second.ci_low is None or second.ci_high is None:
+        return False
+    return first.ci_high < second.ci_low or second.ci_high < first.ci_low
+
+
 def _checks(record: RunRecord) -> Iterator[Finding]:
     failed = [name for name, holds in (record.profile.checks if record.profile else {}).items() if not holds]
     if failed:
-        yield Finding(f"The profile fails a conservation check: {'; '.join(failed)}.", "bad")
+        yield Finding(f"The profile fails a conservation check: {'; '.join(failed).replace('_', ' ')}.", "bad")
 
 
 def _client(record: RunRecord) -> Iterator[Finding]:
@@ -82,23 +107,23 @@ def _client(record: RunRecord) -> Iterator[Finding]:
     verdict, cost = record.load.client, record.load.client.overhead_per_query_s
     each = f" ({text(cost)} a query)" if cost.value is not None else ""
     if verdict.bottleneck is None:
-        yield Finding(_sentence(f"Whether the load generator was the bottleneck is not known: {verdict.reason}"))
+        yield Finding(wording.sentence(f"Whether the load generator was the bottleneck is not known: {verdict.reason}"))
     elif verdict.bottleneck:
-        yield Finding(_sentence(f"The load generator was the bottleneck{each}: {verdict.reason}"), "bad")
+        yield Finding(wording.sentence(f"The load generator was the bottleneck{each}: {verdict.reason}"), "bad")
     else:
         yield Finding(f"The load generator was not the bottleneck{each}.", "good")
 
 
 def _noise(record: RunRecord) -> Iterator[Finding]:
+    quiet_told = False
     for what, section in (("load", record.load), ("profile", record.profile)):
-        if section is not None:
-            verdict = wording.noise(section.noise)
-            if verdict.tone == "warn":
-                sentence = _sentence(f"The machine was noisy during the {what} measurement: {verdict.reason}")
-                yield Finding(sentence, "warn")
-    section = record.load or record.profile
-    if section is not None and section.noise.quiet:
-        yield Finding(_sentence(f"The machine was quiet: {wording.noise(section.noise).reason}"), "good")
+        if section is None:
+            continue
+        verdict = wording.noise(section.noise)
+        if verdict.tone == "warn" or (verdict.tone == "good" and not quiet_told):
+            told = f"The machine was {verdict.word} during the {what} measurement: {verdict.reason}"
+            yield Finding(wording.sentence(told), verdict.tone)
+        quiet_told = quiet_told or verdict.tone == "good"
 
 
 def _batch(record: RunRecord) -> Iterator[Finding]:
@@ -132,11 +157,6 @@ def _accuracy(record: RunRecord) -> Iterator[Finding]:
         yield Finding(f"{name} is {shown} on {count(record.accuracy.samples)} samples of {record.accuracy.dataset}.")
 
 
-def _sentence(words: str) -> str:
-    """A capital in front and one full stop at the end, also where a reason brought its own."""
-    return f"{words[0].upper()}{words[1:].rstrip('. ')}."
-
-
 def _layers(number: int) -> str:
     return count(number, "layer")
 
@@ -152,4 +172,5 @@ _RULES: tuple[Callable[[RunRecord], Iterator[Finding]], ...] = (
     _accuracy,
     _checks,
     _between_layers,
+    _two_times,
 )

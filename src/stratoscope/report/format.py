@@ -91,13 +91,15 @@ def bare(value: float, unit: str, digits: int = PLAIN_DIGITS) -> str:
 
 
 def share(fraction: float | None) -> str:
-    """A fraction as per cent: whole from 10 %, one decimal below, "<0.1 %" for what rounds to none."""
+    """A fraction as per cent: whole from 10 %, one decimal below and next to 100 %; a part is never 0 % or 100 %."""
     if fraction is None:
         return UNAVAILABLE
     percent = fraction * 100
     if 0 < percent < 0.05:
         return "<0.1 %"
-    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.1f} %"
+    if 99.95 <= percent < 100 - 1e-9:
+        return ">99.9 %"
+    return f"{percent:.1f} %" if percent < 9.95 or 99.5 <= percent < 100 - 1e-9 else f"{percent:.0f} %"
 
 
 def count(value: int, one: str = "", many: str = "") -> str:
@@ -155,6 +157,8 @@ def _decimals(value: float, half: float) -> int:
     """Decimal places (negative: tens, hundreds) at which a value with this half width is cut."""
     largest = math.floor(math.log10(abs(value))) if value else 0
     cap = MAX_DIGITS - 1 - largest
+    if half <= 0 and value == 0:
+        return 0
     if half <= 0:
         return min(PLAIN_DIGITS - largest, cap)
     exponent = math.floor(math.log10(half))

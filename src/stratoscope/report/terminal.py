@@ -18,7 +18,7 @@ from stratoscope.spec.record import LoadSection, ProfileSection, RunRecord, Swee
 _STYLES: dict[Tone, str] = {"good": "green", "warn": "yellow", "bad": "bold red", "unknown": "dim"}
 
 #: Percentiles of the latency line; the full list is on the HTML page.
-_PERCENTILES = ("p50", "p90", "p99", "p99.9")
+_PERCENTILES = ("p50", "p90", "p99")
 
 #: Characters: between two cells, of the longest operator, of the shortest name that is cut, of a bar for 100 %.
 _GAP = 3
@@ -96,9 +96,9 @@ def _fact_rows(record: RunRecord) -> Iterator[tuple[str, Text]]:
         for note in record.load.notes:
             yield "note", Text(_clean(note))
         yield "load generator", _verdict(wording.client(record.load.client), overhead)
-    noise = record.load.noise if record.load else record.profile.noise if record.profile else None
-    if noise is not None:
-        yield "machine noise", _verdict(wording.noise(noise))
+    for name, section in (("noise, load", record.load), ("noise, profile", record.profile)):
+        if section is not None:
+            yield name, _verdict(wording.noise(section.noise))
     if record.cold_start is not None:
         cold = record.cold_start
         parts = (("import", cold.import_s), ("load", cold.load_s), ("first inference", cold.first_inference_s))
@@ -125,7 +125,7 @@ def _fact_rows(record: RunRecord) -> Iterator[tuple[str, Text]]:
 
 def _percentiles(load: LoadSection) -> Text:
     shown = [f"{key} {fmt.text(load.latency[key])}" for key in _PERCENTILES if key in load.latency]
-    return Text("   ".join(part.replace(" ", "\u00a0") for part in shown))
+    return Text("   ".join(shown))
 
 
 def _conservation(profile: ProfileSection) -> Text:
@@ -139,7 +139,7 @@ def _conservation(profile: ProfileSection) -> Text:
         line.append(f" (profiling overhead {fmt.text(profile.overhead)})")
     for name, holds in profile.checks.items():
         if not holds:
-            line.append(f"\ncheck failed: {_clean(name)}", style=_STYLES["bad"])
+            line.append(f"\ncheck failed: {_clean(name).replace('_', ' ')}", style=_STYLES["bad"])
     return line
 
 
@@ -154,7 +154,7 @@ def _sweep(sweep: SweepSection) -> RenderableType:
             fmt.count(point.batch_size),
             fmt.text(point.throughput),
             fmt.text(point.latency),
-            "<- optimal" if best else "",
+            (f"<- {'optimal' if sweep.saturated else 'best seen'}") if best else "",
             style="bold" if best else None,
         )
     return table

@@ -78,6 +78,11 @@ def load_words(scenario: ScenarioManifest) -> str:
     return f"{scenario.kind}: {', '.join(words)}"
 
 
+def sentence(words: str) -> str:
+    """A capital in front and one full stop at the end, also where a reason brought its own."""
+    return f"{words[0].upper()}{words[1:].rstrip('. ')}."
+
+
 def load_size(load: LoadSection) -> str:
     """How much was answered: "310 queries"; with the samples where a query holds several."""
     size = count(load.queries, "query", "queries")
@@ -108,15 +113,15 @@ def client(verdict: ClientVerdict) -> Verdict:
 
 
 def noise(record: NoiseRecord) -> Verdict:
-    """The noise gate's verdict, with the repeats that it refused."""
+    """The noise gate's verdict in short: how many repeats it refused, or its reason where it counted none."""
     repeats = record.accepted + record.rejected
-    refused = f"{count(record.rejected)} of {count(repeats)} repeats refused" if repeats else ""
-    reason = "; ".join(part for part in (record.reason, refused) if part)
+    refused = f"{count(record.rejected)} of {count(repeats, 'repeat')} refused" if repeats else None
+    short = refused or record.reason
     if record.quiet is None:
-        return Verdict("not known", "unknown", reason or "the machine does not tell")
+        return Verdict("not known", "unknown", record.reason or "the machine does not tell")
     if record.quiet:
-        return Verdict("quiet", "good", reason or "no disturbance seen")
-    return Verdict("noisy", "warn", reason or "disturbances were seen")
+        return Verdict("quiet", "good", short or "no disturbance seen")
+    return Verdict("noisy", "warn", short or "disturbances were seen")
 
 
 def batch(sweep: SweepSection) -> str:

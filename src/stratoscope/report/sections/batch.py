@@ -61,7 +61,7 @@ def _table(sweep: SweepSection) -> Markup:
     for point in sweep.points:
         value = point.throughput.value
         gain = f"{value / previous:.2f}×" if value is not None and previous else ""
-        star = " ★" if point.batch_size == sweep.optimal_batch else ""
+        star = " ★" if sweep.saturated and point.batch_size == sweep.optimal_batch else ""
         batch = f"{fmt.count(point.batch_size)}{star}"
         rows.append((batch, quantity(point.throughput), gain, quantity(point.latency)))
         previous = value

@@ -56,6 +56,7 @@ def _noise(caption: str, noise: NoiseRecord) -> Markup:
     verdict = wording.noise(noise)
     rows: list[tuple[Child, Child]] = [
         ("verdict", f"{verdict.word}: {verdict.reason}"),
+        *([("reason", noise.reason)] if noise.reason and noise.reason != verdict.reason else []),
         ("wall time", quantity(noise.wall_s)),
         ("CPU time of the thread", quantity(noise.thread_cpu_s)),
         ("waiting in the run queue", quantity(noise.run_queue_wait_s)),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from stratoscope.explain.layers import LayerGroup, by_type, flop_rate, layers_for_share, ranked
 from stratoscope.report import format as fmt
+from stratoscope.report import wording
 from stratoscope.report.axes import Axis, Tick, axis_from_zero, linear_axis
 from stratoscope.report.charts import Bar, bar_list, figure, legend, plot, rect
 from stratoscope.report.markup import Child, Markup, element, join
@@ -67,7 +68,7 @@ def _adds_up(profile: ProfileSection) -> Markup:
     else:
         overhead = join("Profiling adds ", quantity(profile.overhead), " to an inference.")
     checks = [
-        element("li", "✓ " if holds else "✗ ", name, class_="good" if holds else "bad")
+        element("li", "✓ " if holds else "✗ ", name.replace("_", " "), class_="good" if holds else "bad")
         for name, holds in profile.checks.items()
     ]
     return element(
@@ -76,7 +77,7 @@ def _adds_up(profile: ProfileSection) -> Markup:
         element(
             "div",
             prose(overhead),
-            prose(profile.note[0].upper() + profile.note[1:] + ".") if profile.note else None,
+            prose(wording.sentence(profile.note)) if profile.note else None,
             element("ul", checks, class_="checks", aria_label="Conservation checks") if checks else None,
         ),
         class_="columns",
@@ -96,7 +97,7 @@ def _types(profile: ProfileSection) -> Markup:
         length = sum(group.time.value or 0.0 for group in rest) / longest
         tip = ", ".join(group.op for group in rest)
         bars.append(Bar(words, length, fmt.share(part), tip, "cx"))
-    note = "time, part of the layer time, work over time"
+    note = "time (the ends of the layers' intervals added), part of the layer time, work over time"
     return figure("By operator", bar_list(bars, class_="types"), note=note, wide=True)
 
 
