@@ -2,11 +2,11 @@
 
     python benchmarks/harness_overhead.py [--rounds 30] [--seconds 0.5] [--peer-python PYTHON] [--json FILE]
 
-Every round runs, in random order in one process on one loaded session, a bare loop and the single-stream scenario, for
-about as many queries each. The time of a query is (end - start) / queries of the whole loop, so that nothing between
-two queries is left out. Printed: the added cost per query as the median of the paired differences with its 95 % interval,
-also as a share of the bare query. With --peer-python, optimum-benchmark measures the same SqueezeNet in that environment
-(benchmarks/peers/requirements.txt), in turns with ours, one thread each.
+Every round runs, in random order in one process on one loaded session, a bare loop and the single-stream scenario,
+for about as many queries each. The time of a query is (end - start) / queries of the whole loop, so that nothing
+between two queries is left out. Printed: the added cost per query as the median of the paired differences with its 95 %
+interval, also as a share of the bare query. With --peer-python, optimum-benchmark measures the same SqueezeNet in that
+environment (benchmarks/peers/requirements.txt), in turns with ours, one thread each.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stratoscope.backends.registry import get_backend
-from stratoscope.measure.inputs import make_inputs
-from stratoscope.measure.load import run_load
 
 from stratoscope.backends.base import BackendOptions, Session
+from stratoscope.backends.registry import get_backend
 from stratoscope.host.lock import measurement_lock
+from stratoscope.measure.inputs import make_inputs
+from stratoscope.measure.load import run_load
 from stratoscope.models.resolve import resolve
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.scenario import ScenarioManifest

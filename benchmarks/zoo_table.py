@@ -33,8 +33,8 @@ $ python benchmarks/zoo_table.py
 {table}
 Layers are those of the graph as written, constants folded out; unique layers differ in operator, attributes or shapes.
 GFLOPs are nominal, a multiply-add counted as two ([work model](work-model.md)). Latency is the median with its 95 %
-interval; the optimal batch is the smallest after which doubling gains at most 5 % throughput, and "or more" says that the
-sweep ended before that.
+interval; the optimal batch is the smallest after which doubling gains at most 5 % throughput, and "or more" says that
+the sweep ended before that.
 {remarks}"""
 
 

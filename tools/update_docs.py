@@ -3,8 +3,8 @@
     python tools/update_docs.py [PAGE ...]
 
 A block that follows a line `<!-- run -->` is a console block: every line that starts with `$ ` is run, in one scratch
-folder a page, with a database of its own; what it prints replaces what stood there. `<!-- run head=20 -->` keeps only the
-first lines.
+folder a page, with a database of its own; what it prints replaces what stood there. `<!-- run head=20 -->` keeps only
+the first lines.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ for _name in (
     if not hasattr(opset14, _name):
         setattr(opset14, _name, _RemovedHelper())
 
-from optimum_benchmark import Benchmark, BenchmarkConfig, InferenceConfig, InlineConfig, ORTConfig
+from optimum_benchmark import Benchmark, BenchmarkConfig, InferenceConfig, InlineConfig, ORTConfig  # noqa: E402
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stratoscope.cli.options import JsonOption, ModelArgument, ShapeOption
+from stratoscope.cli.options import BatchOption, JsonOption, ModelArgument, ShapeOption
 
 models_app = typer.Typer(help="The zoo, and what a model is.", no_args_is_help=False, invoke_without_command=True)
 
@@ -42,7 +42,7 @@ def _list() -> None:
 @models_app.command("show")
 def show(
     model: ModelArgument,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 1,
+    batch_size: BatchOption = None,
     shape: ShapeOption = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also list every layer with its work.")] = False,
     json_file: JsonOption = None,

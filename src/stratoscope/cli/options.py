@@ -37,7 +37,12 @@ WaitOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the generated inputs.")]
 
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Inputs of one inference.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", min=1, help="Inputs of one inference; default: 1, or the graph's own.", show_default=False
+    ),
+]
 MaxBatchOption = Annotated[int, typer.Option("--max-batch", min=1, help="Largest batch size of the sweep.")]
 BudgetOption = Annotated[float, typer.Option("--budget", min=1, help="Seconds for the sweep.")]
 

@@ -90,7 +90,7 @@ def _resolved(plan: Plan, report: Progress) -> LoadableModel:
     def say(text: str) -> None:
         report(text, None)
 
-    batch_size = plan.scenario.batch_size
+    batch_size = plan.batch_size or (plan.scenario.batch_size if plan.scenario.batch_size > 1 else None)
     if isinstance(plan.model, ModelManifest):
         return resolve_manifest(
             plan.model, plan.model_folder, batch_size=batch_size, shapes=plan.shapes, on_progress=say

@@ -29,6 +29,8 @@ class Plan:
     Attributes:
         model: zoo name, path, `hf:ORG/NAME`, manifest (its file, or a `ModelManifest`), or a `torch.nn.Module`.
         model_folder: where the path of a `ModelManifest` starts.
+        batch_size: what the user asked for by name, which the graph must allow; None: the scenario's where that is above
+            one, else the graph's own.
         shapes: input name -> shape, for free dimensions.
         sections: what to measure; the graph and the environment always come with it.
         max_batch: largest batch size of the sweep.
@@ -44,6 +46,7 @@ class Plan:
     backend: str = "onnxruntime"
     options: BackendOptions = field(default_factory=BackendOptions)
     scenario: ScenarioManifest = field(default_factory=ScenarioManifest)
+    batch_size: int | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sections: frozenset[Section] = frozenset(Section)
     max_batch: int = 64
