@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from stratoscope.llm.base import Num
 from stratoscope.llm.efficiency import CollectiveCurve, Cost, Efficiency
@@ -66,13 +67,15 @@ def collective(efficiency: Efficiency, op: str, nbytes: Num, members: Group, *, 
     return Cost(time, time * low, time * high, 0.0, time - latency_part, latency_part, name, efficiency.level)
 
 
-def point_to_point(efficiency: Efficiency, nbytes: Num, *, across: bool) -> Cost:
-    """Seconds to hand `nbytes` to the next pipeline stage, over the network or inside the domain."""
+def point_to_point(efficiency: Efficiency, nbytes: Num, *, across: bool | npt.NDArray[np.bool_]) -> Cost:
+    """Seconds to hand `nbytes` to the next pipeline stage, over the network (`across`) or inside the domain."""
     hardware = efficiency.hardware
-    link = hardware.scale_out if across and hardware.scale_out is not None else hardware.scale_up
+    out = hardware.scale_out or hardware.scale_up
+    up = hardware.scale_up
     bus = 1.0 if efficiency.level == "peak" else NETWORK_BUS
-    alpha = 0.0 if efficiency.level == "peak" else link.latency_s.value
-    time = alpha + np.asarray(nbytes, dtype=float) / (bus * link.bandwidth_bytes_per_s.value)
+    alpha = np.where(across, out.latency_s.value, up.latency_s.value) * (efficiency.level != "peak")
+    rate = np.where(across, out.bandwidth_bytes_per_s.value, up.bandwidth_bytes_per_s.value)
+    time = alpha + np.asarray(nbytes, dtype=float) / (bus * rate)
     return Cost(time, time * 0.9, time * 1.3, 0.0, time - alpha, alpha, "point to point", efficiency.level)
 
 

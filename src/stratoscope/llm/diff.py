@@ -11,7 +11,7 @@ from stratoscope.llm.base import LlmError, Value, validated
 from stratoscope.llm.efficiency import efficiency
 from stratoscope.llm.estimate import estimate_inference, estimate_training
 from stratoscope.llm.hardware import find_hardware
-from stratoscope.llm.hf import load_model
+from stratoscope.llm.hf import load_model, shipped_configs
 from stratoscope.llm.infer import Deployment
 from stratoscope.llm.plan import Generation, ParallelPlan, Precision, TrainStep, find_engine
 from stratoscope.llm.report import Node, Report
@@ -63,8 +63,8 @@ def load_question(path: str | Path) -> Question:
 
 def answer(question: Question, folder: Path | None = None) -> Report:
     """The report of a question; relative model paths start at `folder`."""
-    path = Path(question.model)
-    model = load_model(path if path.is_absolute() or folder is None else folder / path)
+    named = question.model.lower() in shipped_configs() or folder is None or Path(question.model).is_absolute()
+    model = load_model(question.model if named or folder is None else folder / question.model)
     if question.level not in ("peak", "prior"):
         raise LlmError(f"level {question.level!r} needs a calibration file", hint="use peak or prior in question files")
     device = efficiency(find_hardware(question.hardware), "peak" if question.level == "peak" else "prior")

@@ -153,7 +153,9 @@ class Efficiency:
         flops = 2.0 * np.asarray(m, dtype=float) * n * k * batch
         memory = nbytes / (curve.memory * self.hardware.memory_bandwidth)
         compute = flops / (curve.compute * self.hardware.peak(unit))
-        body = (memory**curve.norm + compute**curve.norm) ** (1.0 / curve.norm)
+        top = np.maximum(memory, compute)
+        share = np.minimum(memory, compute) / np.maximum(top, 1e-30)
+        body = top * (1.0 + share**curve.norm) ** (1.0 / curve.norm)
         return self._cost(curve.t0_s + body, curve, compute, memory, curve.t0_s, "gemm roofline")
 
     def experts(self, flops: Num, nbytes: Num, unit: str) -> Cost:

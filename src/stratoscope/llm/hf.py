@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +67,29 @@ def from_hf(config: Mapping[str, Any], name: str = "model") -> ModelSpec:
     return reader(Config(data, name))
 
 
+@cache
+def shipped_configs() -> dict[str, dict[str, Any]]:
+    """Dimensions of well-known models, by name, as the fields of their `config.json` that decide size and time."""
+    text = resources.files("stratoscope.llm").joinpath("data/models.json").read_text(encoding="utf-8")
+    configs: dict[str, dict[str, Any]] = json.loads(text)
+    return configs
+
+
 def load_model(path: str | Path) -> ModelSpec:
-    """A ModelSpec from a file: a Hugging Face `config.json`, or a spec saved by `model_dump_json`.
+    """A ModelSpec by shipped name, or from a file: a Hugging Face `config.json`, or a spec saved as JSON.
 
     Raises LlmError when the file cannot be read.
     """
+    known = shipped_configs().get(str(path).lower())
+    if known is not None:
+        return from_hf(known, str(path).lower())
     file = Path(path)
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise LlmError(f"{file}: {error.strerror}", hint="give a config.json or the name of a shipped model") from error
+        raise LlmError(
+            f"{file}: {error.strerror}", hint="give a config.json or one of " + ", ".join(shipped_configs())
+        ) from error
     except ValueError as error:
         raise LlmError(f"{file}: not JSON: {error}") from error
     if not isinstance(data, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from stratoscope.llm.base import Num
 from stratoscope.llm.collectives import collective, group, point_to_point
@@ -163,9 +164,9 @@ def _adapters(model: ModelSpec, shape: Shape, formats: Formats, efficiency: Effi
     return out
 
 
-def _pp_across(at: Split, efficiency: Efficiency) -> bool:
-    size = efficiency.hardware.scale_up.size
-    return size is not None and bool(np.any(np.asarray(at.tp * at.cp * at.pp) > size))
+def _pp_across(at: Split, efficiency: Efficiency) -> npt.NDArray[np.bool_]:
+    size = efficiency.hardware.scale_up.size or 2**31
+    return np.asarray(at.tp * at.cp * at.pp) > size
 
 
 def _data_parallel(
