@@ -29,7 +29,7 @@ class Plan:
     Attributes:
         model: zoo name, path, `hf:ORG/NAME`, manifest (its file, or a `ModelManifest`), or a `torch.nn.Module`.
         model_folder: where the path of a `ModelManifest` starts.
-        batch_size: what the user asked for by name, which the graph must allow; None: the scenario's where that is above
+        batch_size: what the user asked for by name, which the graph must allow; None: the scenario's if that is above
             one, else the graph's own.
         shapes: input name -> shape, for free dimensions.
         sections: what to measure; the graph and the environment always come with it.
