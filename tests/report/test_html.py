@@ -157,6 +157,16 @@ def test_each_section_may_be_absent_alone(make_record: Callable[..., RunRecord],
     assert "not asked for in this run" in Page(render(make_record(**{section: None}))).text
 
 
+def test_layers_that_do_not_add_up_to_their_sum_are_called_out(
+    make_record: Callable[..., RunRecord], records: ModuleType
+) -> None:
+    profile = records.profile_section()
+    assert "add up to" not in Page(render(make_record(profile=profile))).text
+    apart = profile.model_copy(update={"layers_sum": records.estimate(0.012, "s", n=20)})
+    told = "! The times of the single layers below add up to 9.60 ms ± 0.19"
+    assert told in Page(render(make_record(profile=apart))).text
+
+
 def test_missing_figures_are_words_with_a_reason(make_record: Callable[..., RunRecord]) -> None:
     page = Page(render(make_record()))
     reasons = [value for tag, name, value in page.attributes if name == "title"]
@@ -194,7 +204,7 @@ def test_the_histogram_counts_every_sample_that_it_draws(
 ) -> None:
     page = Page(render(make_record(profile=None), samples=make_samples(310)))
     counts = [int(found.group(1)) for tip in page.values("data-tip") if (found := re.search(r": (\d+) queries$", tip))]
-    beyond = re.search(r"(\d+) beyond", page.text)
+    beyond = re.search(r"(\d+) \([^)]*\) beyond", page.text)
     assert sum(counts) + (int(beyond.group(1)) if beyond else 0) == 310
 
 

@@ -26,8 +26,8 @@ MOST_POINTS = 1500
 SLICES = 120
 #: Percentiles marked in the distribution, where the record has them.
 MARKED = ("p50", "p90", "p99")
-#: Samples beyond this many times the 99th percentile's distance from the median are counted, not drawn.
-REACH = 3.0
+#: Samples further from the median than this many times the spread of the middle 80 % are counted, not drawn.
+REACH = 8.0
 
 
 def section(record: RunRecord, samples: pl.DataFrame | None) -> Section | None:
@@ -107,7 +107,8 @@ def _distribution(load: LoadSection, times: Floats, unit: str) -> tuple[Markup, 
     note = f"{fmt.count(times.size)} {unit}"
     if beyond:
         longest = fmt.bare(float(times.max()), "s")
-        note += f"; {fmt.count(beyond)} beyond {fmt.bare(high, 's')} are not drawn, the longest took {longest}"
+        part = fmt.share(beyond / times.size)
+        note += f"; {fmt.count(beyond)} ({part}) beyond {fmt.bare(high, 's')} are not drawn, the longest took {longest}"
     values = {key: load.latency[key].value for key in MARKED if key in load.latency}
     known = {key: value for key, value in values.items() if value is not None and low <= value <= high}
     markers = [Marker(x.at(value), f"{key} {fmt.bare(value, 's')}") for key, value in known.items()]
@@ -119,8 +120,9 @@ def _distribution(load: LoadSection, times: Floats, unit: str) -> tuple[Markup, 
 
 def _drawn_range(times: Floats) -> tuple[float, float]:
     """The span of latencies to draw: all, unless a far tail would squeeze the rest."""
-    low, median, tail = (float(value) for value in np.quantile(times, (0.0, 0.5, 0.99)))
-    high = min(float(times.max()), median + REACH * (tail - median)) if tail > median else float(times.max())
+    low, tenth, median, ninetieth, longest = (float(value) for value in np.quantile(times, (0.0, 0.1, 0.5, 0.9, 1.0)))
+    reach = median + REACH * (ninetieth - tenth)
+    high = min(longest, reach) if ninetieth > tenth else longest
     margin = 0.02 * (high - low) or 0.05 * high or 1e-9
     return max(0.0, low - margin), high + margin
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stratoscope.explain.layers import LayerGroup, by_type, flop_rate, layers_for_share, ranked
+from stratoscope.explain.layers import LayerGroup, by_type, flop_rate, layers_for_share, ranked, total
 from stratoscope.report import format as fmt
 from stratoscope.report import wording
 from stratoscope.report.axes import Axis, Tick, axis_from_zero, linear_axis
@@ -77,11 +77,25 @@ def _adds_up(profile: ProfileSection) -> Markup:
         element(
             "div",
             prose(overhead),
+            _other_sum(profile),
             prose(wording.sentence(profile.note)) if profile.note else None,
             element("ul", checks, class_="checks", aria_label="Conservation checks") if checks else None,
         ),
         class_="columns",
     )
+
+
+def _other_sum(profile: ProfileSection) -> Markup | None:
+    """A warning where the layers' own times, which the tables show, do not add up to the sum of whole inferences."""
+    low, high = profile.layers_sum.ci_low, profile.layers_sum.ci_high
+    if low is None or high is None or not profile.layers:
+        return None
+    added = total((row.time for row in profile.layers), "s")
+    if added.value is None or low <= added.value <= high:
+        return None
+    words = "The times of the single layers below add up to "
+    why = ": each is estimated by itself, the sum above over whole inferences. Noise makes them differ."
+    return prose("! ", words, quantity(added), why, class_="warn")
 
 
 def _types(profile: ProfileSection) -> Markup:
@@ -148,9 +162,9 @@ def _tip(row: LayerRow) -> str:
 def _table(profile: ProfileSection) -> Markup:
     entries = ranked(profile)
     enough = layers_for_share(profile, 0.9)
-    total = fmt.count(len(entries), "layer")
-    caption = f"All {total}, slowest first"
-    if enough is not None:
+    number = fmt.count(len(entries), "layer")
+    caption = f"All {number}, slowest first"
+    if enough is not None and enough < len(entries):
         caption += f"; the first {fmt.count(enough)} make up 90 % of the layer time"
     cut = f"in print: the first {PRINTED_ROWS} rows"
     printed = element("span", cut, class_="print-only") if len(entries) > PRINTED_ROWS else None
@@ -172,13 +186,13 @@ def _table(profile: ProfileSection) -> Markup:
     return element(
         "figure",
         element("figcaption", element("strong", "Every layer"), element("span", caption), printed),
-        _controls(operators, total),
+        _controls(operators, number),
         element("div", grid, class_="scroll tall", tabindex="0", role="region", aria_label="All layers"),
         class_="chart wide",
     )
 
 
-def _controls(operators: Sequence[str], total: str) -> Markup:
+def _controls(operators: Sequence[str], number: str) -> Markup:
     options = [element("option", "all operators", value=""), *(element("option", op, value=op) for op in operators)]
     return element(
         "div",
@@ -186,7 +200,7 @@ def _controls(operators: Sequence[str], total: str) -> Markup:
             "input", type="search", id="layer-search", placeholder="Find a layer", aria_label="Find a layer by name"
         ),
         element("select", options, id="layer-operator", aria_label="Show one operator"),
-        element("output", total, id="layer-count", aria_live="polite"),
+        element("output", number, id="layer-count", aria_live="polite"),
         class_="controls",
     )
 
