@@ -6,8 +6,9 @@ MODEL is an ONNX file or a name of the zoo; without one, the nine light models o
 multiply-adds of convolutions and matrix products and parameters, ours, theirs and the ratio; with --operators the other
 operations of each operator. Needs onnx-tool.
 
-onnx-tool gets a copy of the model in which weights are zeros, those that the light models generate are stored (it does
-not count what nodes make), and IsNaN is replaced by Not, which costs the same: it has no rule for IsNaN.
+onnx-tool gets a copy of the model in which weights are zeros, what nodes compute of constants and shapes is stored (it
+does not count weights that nodes make, and fails on some arithmetic on shapes), and IsNaN is replaced by Not, which
+costs the same: it has no rule for IsNaN.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_tool
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from stratoscope.graph.element_types import stored_bytes, type_code, type_name
 from stratoscope.graph.ir import Graph
@@ -31,10 +33,10 @@ from stratoscope.graph.onnx_file import load_onnx
 from stratoscope.graph.onnx_reader import read_graph
 from stratoscope.graph.summary import summarize
 from stratoscope.graph.work import work_of
-from stratoscope.models.resolve import resolve
 
 LIGHT = Path(onnx.__path__[0]) / "backend" / "test" / "data" / "light"
 #: Operators that onnx-tool and we count in multiply-adds.
+CONSTANT = ("weight", "shape-constant")
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 
 
@@ -87,14 +89,19 @@ def _for_peer(model: ModelProto, graph: Graph) -> ModelProto:
         if tensor.data_location == TensorProto.EXTERNAL:
             _fill_with_zeros(tensor)
     stored = {tensor.name for tensor in copy.graph.initializer}
-    for tensor in {one.name: one for layer in graph.layers for one in layer.inputs if one and one.sources}.values():
-        if tensor.name in stored or tensor.role != "weight" or not tensor.shape:
-            continue
-        if any(source in stored for source in tensor.sources):
-            continue  # made from what is stored: onnx-tool counts that
-        weight = TensorProto(name=tensor.name, data_type=type_code(tensor.element_type), dims=tensor.shape)
-        _fill_with_zeros(weight)
-        copy.graph.initializer.append(weight)
+    constants = {one.name: one for layer in graph.layers for one in layer.inputs if one and one.role in CONSTANT}
+    for tensor in constants.values():
+        made_of_weights = tensor.value is None and any(source in stored for source in tensor.sources)
+        if tensor.name in stored or made_of_weights:
+            continue  # onnx-tool counts the weights that are stored
+        constant = TensorProto(name=tensor.name, data_type=type_code(tensor.element_type), dims=tensor.shape)
+        _fill_with_zeros(constant)
+        if tensor.value is not None:
+            shape = tuple(int(size) for size in tensor.shape or ())
+            constant.CopyFrom(
+                numpy_helper.from_array(np.array(tensor.value, tensor.element_type).reshape(shape), tensor.name)
+            )
+        copy.graph.initializer.append(constant)
         copy.graph.node.remove(next(node for node in copy.graph.node if tensor.name in node.output))
     for node in copy.graph.node:
         if node.op_type == "IsNaN":
@@ -137,6 +144,8 @@ def _graphs(names: Iterable[str]) -> Iterable[tuple[str, Path, Graph]]:
         if Path(name).suffix == ".onnx":
             yield Path(name).stem, Path(name), read_graph(name)
         else:
+            from stratoscope.models.resolve import resolve
+
             model = resolve(name)
             if model.path is None:
                 raise SystemExit(f"{name} has no ONNX file")

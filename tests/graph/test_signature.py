@@ -32,8 +32,10 @@ def _renamed(layer: Layer, salt: str) -> Layer:
     """The layer with other names for itself and its tensors, and its attributes in another order."""
 
     def rename(tensor: Tensor | None) -> Tensor | None:
-        source = None if tensor is None or tensor.source is None else f"{salt}.{tensor.source}"
-        return None if tensor is None else replace(tensor, name=f"{salt}/{tensor.name}", source=source)
+        if tensor is None:
+            return None
+        sources = tuple(f"{salt}.{source}" for source in tensor.sources)
+        return replace(tensor, name=f"{salt}/{tensor.name}", sources=sources)
 
     attributes = list(layer.attributes.items())
     random.Random(salt).shuffle(attributes)

@@ -58,8 +58,8 @@ _SETTINGS: Final = MappingProxyType(
     }
 )
 
-#: Operators whose result is the stored tensor of their first input, only seen, scaled or stored differently.
-_KEEPS_SOURCE: Final = frozenset(
+#: Operators whose result is stored data, only seen, scaled, joined or stored differently.
+_KEEPS_SOURCES: Final = frozenset(
     [
         "Identity",
         "Cast",
@@ -90,12 +90,12 @@ _KEEPS_SOURCE: Final = frozenset(
 class Constant:
     """A tensor that does not depend on the model's inputs.
 
-    `value` is None where it is large. `source` names the stored tensor that it was made from, None where it was
+    `value` is None where it is large. `sources` names the stored tensors that it was made from, none where it was
     computed (a mask, positions): such a constant is data, but not a parameter.
     """
 
     value: np.ndarray[Any, Any] | None
-    source: str | None
+    sources: tuple[str, ...]
 
 
 def is_setting(op: str, position: int) -> bool:
@@ -144,15 +144,13 @@ def compute(
     return [np.asarray(output) for output in outputs]
 
 
-def source_of(
-    node: NodeProto, constants: Mapping[str, Constant], elements: int | None, input_elements: int | None
-) -> str | None:
-    """The stored tensor that a folded output comes from: the input's where no element was added or dropped."""
+def sources_of(node: NodeProto, constants: Mapping[str, Constant]) -> tuple[str, ...]:
+    """The stored tensors that the outputs of a folded node come from."""
     if node.op_type in ("Constant", "ConstantOfShape"):
-        return str(node.output[0])
-    if node.op_type not in _KEEPS_SOURCE or not node.input or node.input[0] not in constants:
-        return None
-    source = constants[node.input[0]].source
-    if source is None:
-        return None
-    return source if elements is not None and elements == input_elements else str(node.output[0])
+        return (str(node.output[0]),)
+    if node.op_type not in _KEEPS_SOURCES:
+        return ()
+    data = [name for position, name in enumerate(node.input) if name and not is_setting(node.op_type, position)]
+    if node.op_type == "Gather":
+        data = data[:1]
+    return tuple(sorted({source for name in data for source in constants[name].sources}))

@@ -16,7 +16,8 @@ class Tensor:
 
     `value` holds the numbers of a small shape constant (the target of a Reshape, axes, pads, the bounds of a Clip),
     which are part of a layer's meaning. `bytes` is the size of the data, None where type or shape is not known.
-    `source` names the stored tensor that a constant was made from: equal sources are one parameter, shared.
+    `sources` names the stored tensors that a constant was made from (itself, if it is stored): a source that several
+    constants have is one parameter, shared. It is empty for constants that were computed (a mask, positions).
     """
 
     name: str
@@ -25,7 +26,7 @@ class Tensor:
     role: Role
     value: tuple[int | float, ...] | None = None
     bytes: int | None = None
-    source: str | None = None
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +77,4 @@ class Graph:
     layers: tuple[Layer, ...]
     constants: int = 0  # nodes that only computed constants, folded out
     notes: tuple[str, ...] = field(default=())
+    stored: tuple[Tensor, ...] = ()  # the tensors that the constants of the layers were made from

@@ -26,7 +26,7 @@ from stratoscope.graph.constant_folding import (
     is_foldable,
     is_index_like,
     is_setting,
-    source_of,
+    sources_of,
 )
 from stratoscope.graph.element_types import stored_bytes, type_name
 from stratoscope.graph.ir import Graph, Layer, Role, Shape, Tensor
@@ -129,6 +129,7 @@ class _Reader:
             layers=layers,
             constants=self.folded,
             notes=tuple(self.notes),
+            stored=tuple(self._tensor(name, "weight") for name in sorted(_sources(layers))),
         )
 
     def _take_initializers(self) -> None:
@@ -155,7 +156,10 @@ class _Reader:
             take_in_data(tensor, self.folder)
         return np.asarray(numpy_helper.to_array(tensor))
 
-    def _constant(self, name: str, kind: Typed, value: np.ndarray[Any, Any] | None, source: str | None = "") -> None:
+    def _constant(
+        self, name: str, kind: Typed, value: np.ndarray[Any, Any] | None, sources: tuple[str, ...] | None = None
+    ) -> None:
+        """Records a constant; without `sources` it is stored itself."""
         size = elements_of(kind.shape)
         if size is not None and (stored_bytes(kind.element_type, size) or 0) > MAX_CONSTANT_BYTES:
             raise ModelError(
@@ -163,7 +167,7 @@ class _Reader:
                 hint="the model is damaged or not meant for this machine",
             )
         self.types[name] = kind
-        self.constants[name] = Constant(value, name if source == "" else source)
+        self.constants[name] = Constant(value, (name,) if sources is None else sources)
 
     def _bind(self, inputs: Sequence[ValueInfoProto]) -> dict[str, int]:
         """Types the inputs, with `input_shapes` applied; returns the size of each named dimension that got one."""
@@ -209,7 +213,7 @@ class _Reader:
         else:
             attributes = {attribute.name: attribute.i for attribute in node.attribute}
             value = sizes[attributes.get("start", 0) : attributes.get("end", len(sizes))]
-        self._constant(node.output[0], Typed("int64", value.shape), value, None)
+        self._constant(node.output[0], Typed("int64", value.shape), value, ())
         self.folded += 1
 
     def _fold(self, node: NodeProto, outcomes: Sequence[Typed]) -> None:
@@ -217,15 +221,12 @@ class _Reader:
         sizes = [elements_of(one.shape) for one in outcomes]
         bounded = all(size is not None and size <= MAX_VALUE_ELEMENTS for size in sizes)
         values = compute(node, self.constants, self.versions) if bounded else None
-        first = elements_of(self.types[node.input[0]].shape) if node.input and node.input[0] else None
+        sources = sources_of(node, self.constants)
         for position, name in enumerate(node.output):
             if not name:
                 continue
             value = values[position] if values and position < len(values) else None
-            source = source_of(node, self.constants, sizes[position], first)
-            if source == node.output[0]:
-                source = name
-            self._constant(name, outcomes[position], value, source)
+            self._constant(name, outcomes[position], value, sources)
 
     def _infer(self, node: NodeProto, domain: str) -> list[Typed]:
         """The types of all outputs, from the best source for each."""
@@ -319,7 +320,7 @@ class _Reader:
             role=role,
             value=tuple(numbers.ravel().tolist()) if numbers is not None and shown else None,
             bytes=None if size is None else stored_bytes(kind.element_type, size),
-            source=constant.source if constant else None,
+            sources=constant.sources if constant else (),
         )
 
     def _note_what_is_free(self, layers: Sequence[Layer]) -> None:
@@ -329,6 +330,11 @@ class _Reader:
         unknown = sum(any(elements_of(tensor.shape) is None for tensor in layer.outputs) for layer in layers)
         if unknown:
             self.notes.append(f"{unknown} layers have outputs of unknown shape")
+
+
+def _sources(layers: Sequence[Layer]) -> set[str]:
+    inputs = (tensor for layer in layers for tensor in layer.inputs if tensor and tensor.role == "weight")
+    return {source for tensor in inputs for source in tensor.sources}
 
 
 def _domain(domain: str) -> str:

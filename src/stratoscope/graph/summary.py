@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
-from stratoscope.graph.ir import Graph, Layer, Tensor, Work
+from stratoscope.graph.ir import Graph, Layer, Work
 from stratoscope.graph.signature import signature
 from stratoscope.graph.work import why_unknown, work_of
 from stratoscope.graph.work_functions.common import is_parameter
@@ -18,8 +18,9 @@ def summarize(graph: Graph) -> GraphSection:
     """The section of a record that describes the graph.
 
     Where the work of some layers is not known, FLOPs and bytes are those of the others: a lower bound, with the
-    statistic "at least" and the layers as its reason. Parameters that several layers share count once. A model has as
-    many unique layers as there are different signatures.
+    statistic "at least" and the layers as its reason. Parameters are counted as they are stored, each once: also where
+    several layers share one, or a part of a table is all that is used. A model has as many unique layers as there are
+    different signatures.
     """
     works = [(layer, work_of(layer)) for layer in graph.layers]
     known = [work for _, work in works if work is not None]
@@ -63,28 +64,21 @@ def _named(layers: list[Layer]) -> tuple[str, ...]:
 
 
 def _parameters(graph: Graph) -> tuple[Quantity, Quantity]:
-    """The number of parameters and the bytes of all stored data that layers read, each stored tensor once."""
-    stored: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    unsized: set[str] = set()
+    """The number and the bytes of the stored tensors that the layers' parameters come from, each once."""
+    counted: set[str] = set()
+    packed: dict[str, int] = {}
     for layer in graph.layers:
         for tensor in layer.inputs:
-            if tensor is None or tensor.role != "weight" or tensor.source is None:
+            if tensor is None or not is_parameter(tensor, layer):
                 continue
-            if tensor.bytes is None:
-                unsized.add(tensor.source)
-                continue
-            sizes[tensor.source] = tensor.bytes
-            if is_parameter(tensor, layer):
-                stored[tensor.source] = _count(layer, tensor)
+            counted.update(tensor.sources)
+            if layer.op in ("MatMulNBits", "MatMulBnb4") and layer.inputs[1] is tensor:
+                # Packed blocks hold K * N weights, whatever their bytes.
+                packed.update(dict.fromkeys(tensor.sources, int(layer.attributes["K"]) * int(layer.attributes["N"])))
+    stored = [tensor for tensor in graph.stored if tensor.name in counted and tensor.shape]
+    unsized = [tensor.name for tensor in stored if tensor.bytes is None]
     if unsized:
-        reason = f"size not known: {', '.join(sorted(unsized)[:5])}"
+        reason = f"size not known: {', '.join(unsized[:5])}"
         return Quantity.unavailable("1", reason, "count"), Quantity.unavailable("byte", reason, "count")
-    return Quantity.exact(sum(stored.values()), "1"), Quantity.exact(sum(sizes.values()), "byte")
-
-
-def _count(layer: Layer, tensor: Tensor) -> int:
-    """The parameters in a tensor: its elements, or for packed blocks of quantised weights the weights in them."""
-    if layer.op in ("MatMulNBits", "MatMulBnb4") and layer.inputs[1] is tensor:
-        return int(layer.attributes["K"]) * int(layer.attributes["N"])
-    return math.prod(int(dim) for dim in tensor.shape or ())
+    number = sum(packed.get(tensor.name, math.prod(int(dim) for dim in tensor.shape or ())) for tensor in stored)
+    return Quantity.exact(number, "1"), Quantity.exact(sum(tensor.bytes or 0 for tensor in stored), "byte")

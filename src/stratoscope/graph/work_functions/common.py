@@ -72,7 +72,7 @@ def is_parameter(tensor: Tensor, layer: Layer) -> bool:
     Numbers without a dimension are literals of the program (the 2 of x^2). The 32-bit integers of a quantised operator
     are its bias.
     """
-    if tensor.role != "weight" or tensor.source is None or tensor.shape is None or not tensor.shape:
+    if tensor.role != "weight" or not tensor.sources or tensor.shape is None or not tensor.shape:
         return False
     if is_floating(tensor.element_type) or is_quantized(tensor.element_type):
         return True
