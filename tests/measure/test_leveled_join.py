@@ -66,6 +66,18 @@ def test_another_output_shape_breaks_the_join_and_a_free_dimension_does_not() ->
     assert names(join(nodes, profiled)) == ["a", "its output has shape [1, 9], and [1, 8] in the executed graph", "c"]
 
 
+def test_channels_may_be_padded_to_a_block_in_the_blocked_layout_only() -> None:
+    def blocked(domain: str, ran: tuple[int, ...]) -> bool:
+        made = Layer(0, "r", "ReorderInput", domain, {}, (), (Tensor("o", "float32", (1, 136, 28, 28), "activation"),))
+        nodes = [ExecutedNode("r", "ReorderInput", ExecutedLayer(made, (), None, None))]
+        return not isinstance(join(nodes, [layer("r", "ReorderInput", ran)])[0], str)
+
+    assert blocked("com.microsoft.nchwc", (1, 144, 28, 28))
+    assert not blocked("com.microsoft.nchwc", (1, 152, 28, 28))
+    assert not blocked("com.microsoft.nchwc", (1, 136, 29, 28))
+    assert not blocked("", (1, 144, 28, 28))
+
+
 def test_nodes_that_the_graph_folded_away_say_so() -> None:
     found = join([ExecutedNode("s", "Shape", None)], [layer("s", "Shape")])
     assert "follows from the shapes" in names(found)[0]

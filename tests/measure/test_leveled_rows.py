@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratoscope.measure.leveled_join import ExecutedModel
+from stratoscope.graph.ir import Layer, Tensor
+from stratoscope.graph.mapping import ExecutedLayer
+from stratoscope.graph.work import work_of
+from stratoscope.measure.leveled_join import ExecutedModel, ExecutedNode
 from stratoscope.measure.leveled_rows import ProfiledRuns, closest_to_median, layer_rows, resolved
 from stratoscope.stats.bootstrap import estimate
 from stratoscope.stats.quantity import Quantity
@@ -153,6 +156,28 @@ def test_what_is_not_known_says_why_and_is_not_zero() -> None:
         assert (quantity.status, quantity.value, quantity.reason) == ("unavailable", None, "nobody knows")
     assert row.allocated.status == "unavailable"
     assert (row.provider, row.output_shape, row.signature) == (None, None, None)
+
+
+def relu(name: str, size: int, domain: str = "") -> Layer:
+    tensors = [Tensor(f"{name}_{end}", "float32", (1, size), "activation", bytes=4 * size) for end in ("in", "out")]
+    return Layer(0, name, "Relu", domain, {}, (tensors[0],), (tensors[1],))
+
+
+def test_authored_layers_that_do_less_than_the_executed_one_are_not_taken_for_it() -> None:
+    runs = profiled(inference(0, 0, 100, ("net", 10, 30), attributes=json.dumps({"op": "Relu"})))
+    for size, authored, flops in ((100, ("first",), 100), (40, (), 80), (80, ("first",), 80)):
+        first = relu("first", size)
+        found = ExecutedLayer(relu("executed", 80), (first,), work_of(first), work_of(relu("executed", 80)))
+        executed = ExecutedModel((ExecutedNode("net", "Relu", found),))
+        (row,) = layer_rows(runs, executed, 0, "trimmed_mean")
+        assert (row.authored, row.flops.value, row.bytes.value) == (authored, flops, 2 * 4 * 80)
+
+
+def test_a_layer_without_authored_ones_has_its_own_work() -> None:
+    runs = profiled(inference(0, 0, 100, ("net", 10, 30), attributes=json.dumps({"op": "Relu"})))
+    found = ExecutedLayer(relu("made", 80), (), None, work_of(relu("made", 80)))
+    (row,) = layer_rows(runs, ExecutedModel((ExecutedNode("net", "Relu", found),)), 0, "trimmed_mean")
+    assert (row.authored, row.flops.value) == ((), 80)
 
 
 def test_closest_to_median_is_an_inference_that_was_made() -> None:

@@ -105,7 +105,7 @@ def profile_layers(
         checks=_checks(found, profiled, bool(recorded.all())),
         layers=tuple(layer_rows(profiled, executed, closest_to_median(profiled.model_s()), "trimmed_mean")),
         noise=measured.observation.record(*_judged(verdicts)),
-        note=_note(measured, seed, profiled, found, compared.plain_s),
+        note=_note(measured, seed, profiled, found, compared),
     )
     return section, kept
 
@@ -226,7 +226,7 @@ def _judged(verdicts: dict[str, GateResult]) -> tuple[int, int, bool | None, str
     return accepted, total - accepted, quiet, reason
 
 
-def _note(measured: _Measured, seed: int, profiled: ProfiledRuns, found: Conservation, plain_s: Floats) -> str:
+def _note(measured: _Measured, seed: int, profiled: ProfiledRuns, found: Conservation, compared: _Compared) -> str:
     """How the figures came about, and what a reader of them must know."""
     schedule = measured.schedule
     parts = [
@@ -241,7 +241,8 @@ def _note(measured: _Measured, seed: int, profiled: ProfiledRuns, found: Conserv
             f"The runtime rounds a layer's time down to {unit}: half of that is added to each layer, and the intervals "
             "hold what it may be off."
         )
-    if not profiled.side_by_side and np.median(profiled.sums_s()) > np.median(plain_s):
+    slower = np.median(profiled.sums_s()) > np.median(compared.plain_s)
+    if slower and not profiled.side_by_side and not compared.below_noise:
         parts.append(
             "The layers take longer under the profiler than the whole model without it: their shares tell more than "
             "their times."

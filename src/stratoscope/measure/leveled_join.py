@@ -7,12 +7,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from stratoscope.backends.base import Backend, BackendOptions
 from stratoscope.backends.ort_profile import stable_name
 from stratoscope.errors import StratoscopeError
 from stratoscope.graph.mapping import ExecutedLayer
 from stratoscope.spec.model import LoadableModel
+
+#: ONNX Runtime's operators on images whose channels are stored in blocks of 8 or 16 (NCHWc).
+BLOCKED_DOMAIN: Final = "com.microsoft.nchwc"
+_CHANNELS: Final = 1
+_LARGEST_BLOCK: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +113,20 @@ def _checked(node: ExecutedNode | None, layer: ProfiledLayer) -> ExecutedLayer |
     if node.layer is None:
         return "it computes only what follows from the shapes, and is not in the graph"
     told = node.layer.layer.outputs[0].shape if node.layer.layer.outputs else None
-    if layer.output_shape is not None and told is not None and not _fits(told, layer.output_shape):
+    blocked = node.layer.layer.domain == BLOCKED_DOMAIN
+    if layer.output_shape is not None and told is not None and not _fits(told, layer.output_shape, blocked=blocked):
         return f"its output has shape {list(layer.output_shape)}, and {list(told)} in the executed graph"
     return node.layer
 
 
-def _fits(told: Sequence[int | str], ran: Sequence[int]) -> bool:
-    return len(told) == len(ran) and all(not isinstance(a, int) or a == b for a, b in zip(told, ran, strict=True))
+def _fits(told: Sequence[int | str], ran: Sequence[int], *, blocked: bool) -> bool:
+    """Whether a shape that ran is the one that the graph tells; in a blocked layout channels are padded to a block."""
+    if len(told) != len(ran):
+        return False
+    return all(
+        not isinstance(a, int) or a == b or (blocked and axis == _CHANNELS and a <= b < a + _LARGEST_BLOCK)
+        for axis, (a, b) in enumerate(zip(told, ran, strict=True))
+    )
 
 
 def _same_name(node: ExecutedNode, layer: ProfiledLayer) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stratoscope.graph.mapping import ExecutedLayer
 from stratoscope.graph.signature import signature
 from stratoscope.graph.work import why_unknown, work_of
-from stratoscope.measure.leveled_join import ExecutedModel, ProfiledLayer, join
+from stratoscope.measure.leveled_join import BLOCKED_DOMAIN, ExecutedModel, ProfiledLayer, join
 from stratoscope.spec.record import LayerRow
 from stratoscope.stats.estimators import Statistic, estimate
 from stratoscope.stats.quantity import Quantity
@@ -160,8 +160,8 @@ def _profiled(name: str, told: dict[str, Any]) -> ProfiledLayer:
 def _work(found: ExecutedLayer | str) -> dict[str, Any]:
     """The fields of a row that come from the graphs.
 
-    FLOPs and parameters are those of the authored layers that it covers; bytes are the traffic of the executed layer,
-    without what fusion saves.
+    FLOPs and parameters are those of the authored layers that it covers, else its own; bytes are the traffic of the
+    executed layer, without what fusion saves.
     """
     if isinstance(found, str):
         return {
@@ -169,12 +169,14 @@ def _work(found: ExecutedLayer | str) -> dict[str, Any]:
             "bytes": Quantity.unavailable("byte", found),
             "parameters": Quantity.unavailable("1", found),
         }
-    why = _why(found)
-    covered, own = found.work, found.own_work
-    known = covered if covered is not None else own
+    authored = () if _contradicts(found) else found.authored
+    why = ", ".join(f"{layer.op}: {why_unknown(layer)}" for layer in authored if work_of(layer) is None)
+    why = why or f"{found.layer.op}: {why_unknown(found.layer)}"
+    own = found.own_work
+    known = found.work if authored else own
     return {
-        "authored": tuple(layer.name for layer in found.authored),
-        "flops": _count(None if covered is None else covered.flops, "FLOP", why),
+        "authored": tuple(layer.name for layer in authored),
+        "flops": _count(None if known is None else known.flops, "FLOP", why),
         "bytes": _count(
             None if own is None else own.bytes_read + own.bytes_written + own.parameter_bytes,
             "byte",
@@ -185,11 +187,14 @@ def _work(found: ExecutedLayer | str) -> dict[str, Any]:
     }
 
 
-def _why(found: ExecutedLayer) -> str:
-    """Why the work of what a layer covers is not known, where it is not."""
-    if not found.authored:
-        return "no authored layer was found for it"
-    return ", ".join(f"{layer.op}: {why_unknown(layer)}" for layer in found.authored if work_of(layer) is None)
+def _contradicts(found: ExecutedLayer) -> bool:
+    """Whether a layer does more than the authored layers found for it, which then are not the right ones.
+
+    Fusion only drops work. A blocked layout does more by padding channels, so it contradicts nothing.
+    """
+    if found.work is None or found.own_work is None or found.layer.domain == BLOCKED_DOMAIN:
+        return False
+    return found.own_work.flops > found.work.flops
 
 
 def _count(value: int | None, unit: str, why: str) -> Quantity:

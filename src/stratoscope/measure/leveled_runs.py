@@ -27,11 +27,15 @@ CONTROL: Final = "control"
 
 #: Inferences of each session before anything is kept: the first allocates, the next ones settle caches and clocks.
 WARMUP_CALLS: Final = 3
+LEAST_WARMUP_CALLS: Final = 2
 WARMUP_S: Final = 0.1
 MOST_WARMUP_CALLS: Final = 200
+#: A session that took this long has settled after two calls.
+LONG_WARMUP_S: Final = 1.0
 #: Above this inference time no call is dropped after a change of session: it sweeps the caches by itself.
 LONG_S: Final = 0.1
-FEWEST_BLOCKS: Final = 4
+#: Half of these, should the gate refuse all, still make an interval.
+FEWEST_BLOCKS: Final = 5
 MOST_REPEATS_A_BLOCK: Final = 50
 #: A second plain session is loaded for the control only where three copies of the model fit in this share of memory.
 MEMORY_SHARE: Final = 0.5
@@ -51,7 +55,7 @@ class Schedule:
 
     @classmethod
     def plan(cls, inference_s: float, budget_s: float, *, blocks: int, repeats: int | None) -> Schedule:
-        """What fits in `budget_s` with inferences of `inference_s`, but never under four blocks of one repeat.
+        """What fits in `budget_s` with inferences of `inference_s`, but never under five blocks of one repeat.
 
         `repeats`, where given, is the number of inferences of each configuration, and the budget is not looked at.
         """
@@ -128,7 +132,8 @@ def warm_up(sessions: Sessions) -> float:
     for name in sessions.calls:
         spent = 0
         for count in range(MOST_WARMUP_CALLS):
-            if count >= WARMUP_CALLS and spent >= WARMUP_S * 1e9:
+            settled = count >= WARMUP_CALLS and spent >= WARMUP_S * 1e9
+            if settled or (count >= LEAST_WARMUP_CALLS and spent >= LONG_WARMUP_S * 1e9):
                 break
             start = time.perf_counter_ns()
             sessions.run(name)
