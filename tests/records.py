@@ -242,6 +242,7 @@ def make_record(**overrides: Any) -> RunRecord:
             confusion=((178, 2), (7, 173)),
         ),
         "profile": profile_section(),
+        "outputs_sha256": digest_of("outputs"),
         "unavailable": (Unavailable(what="GPU kernels", why="no GPU on this machine"),),
     }
     fields.update(overrides)

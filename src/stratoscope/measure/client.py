@@ -51,9 +51,8 @@ def judge_client(timeline: Timeline, null: Timeline, scenario: ScenarioManifest)
         )
     own, measured = _time_per_query(null, scenario), _time_per_query(timeline, scenario)
     share = own.require() / measured.require() if measured.require() > 0 else 1.0
-    text = (
-        f"own time {own.require() * 1e6:.3g} us a query, {share:.2%} of the measured {measured.require() * 1e6:.4g} us"
-    )
+    part = "less than 0.01%" if share < 1e-4 else f"{share:.2%}"
+    text = f"the client's own time is {own.require() * 1e6:.3g} us a query, {part} of what a query takes"
     reasons = [] if share <= MAX_SHARE else [f"{text}: more than {MAX_SHARE:.0%}"]
     if scenario.kind in OPEN_LOOPS and null.query.size > 1:
         asked = (null.query.size - 1) * 1e9 / max(1, int(null.scheduled_ns.max()))
