@@ -105,6 +105,10 @@ def test_resnet50_fuses_blocks_into_convolutions(
     blocked = any(one.layer.domain == "com.microsoft.nchwc" for one in mapped)
     if blocked:  # the blocked layout needs AVX; without it the additions stay layers
         assert kinds == expected
+    # Counted from the executed layers themselves, the products are the same (no channel is padded here).
+    own = [one.own_work for one in mapped if one.own_work is not None]
+    assert len(own) == len(mapped)
+    assert sum(work.macs for work in own) == sum(one.work.macs for one in mapped if one.work is not None)
     fused = next(one for one in mapped if len(one.authored) in (3, 4))
     assert fused.work is not None
     assert fused.own_work is not None

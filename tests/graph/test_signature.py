@@ -137,6 +137,12 @@ def test_numbers_of_settings_matter(layer_of: LayerOf) -> None:
     assert signature(layer_of("ReduceSum", [(3, 4), _ints(1)])) == signature(layer_of("ReduceSum", [(3, 4), _ints(-1)]))
 
 
+def test_infinite_settings_have_a_key_too(layer_of: LayerOf) -> None:
+    bounds = [numpy_helper.from_array(np.float32(one)) for one in (0.0, np.inf, np.nan)]
+    keys = {signature(layer_of("Clip", [(2, 3), bound])) for bound in bounds}
+    assert len(keys) == 3
+
+
 def test_operator_domain_and_version_matter(layer_of: LayerOf) -> None:
     words = {
         signature(layer_of("Gelu", [(2, 3)])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -70,7 +71,7 @@ def canonical_setting(layer: Layer, tensor: Tensor) -> list[Any] | None:
     rank = _rank(layer)
     if rank and layer.op in _AXIS and layer.op.startswith(("Reduce", "Squeeze")):
         return sorted(int(value) % rank for value in tensor.value)
-    return list(tensor.value)
+    return [_plain(value) for value in tensor.value]
 
 
 def window_geometry(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
@@ -116,4 +117,7 @@ def _from_front(value: Any, rank: int) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+    """Lists for tuples, and words for the numbers that JSON does not have (the bound of a Clip can be infinite)."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value

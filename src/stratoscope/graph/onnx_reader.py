@@ -180,6 +180,8 @@ class _Reader:
         bindings: dict[str, int] = {}
         for value in inputs:
             declared = typed(value.type)
+            if not value.type.HasField("tensor_type"):
+                self.protos[value.name] = value.type
             asked = self.input_shapes.get(value.name)
             self.types[value.name] = declared if asked is None else with_shape(value.name, declared, asked, bindings)
         for value in inputs:
@@ -258,6 +260,7 @@ class _Reader:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             self.notes.append(f"shape of {node.op_type} {node.output[0]!r} not inferred: {reason}")
             return {}
+        self.protos.update((name, proto) for name, proto in found.items() if not proto.HasField("tensor_type"))
         return {name: typed(proto) for name, proto in found.items()}
 
     def _proto(self, name: str) -> TypeProto:
