@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stratoscope.llm.hardware import HardwareSpec
-from stratoscope.llm.report import Node, Total
+from stratoscope.llm.report import Node, Report, Total
 
 IDLE_SHARE = (
     0.3  # of TDP that an idle but powered accelerator draws; recalled from nvidia-smi readings of A100 and H100
@@ -60,3 +60,16 @@ def price_nodes(hardware: HardwareSpec, devices: int, time: Total, tokens: float
         }
     )
     return {"device_s_per_million_tokens": seconds, **energy_nodes(hardware, devices, time, tokens, busy)}
+
+
+def priced(report: Report, dollars_per_device_hour: float) -> Report:
+    """The report with a cost per million tokens at a price per device and hour."""
+    seconds = report.results["device_s_per_million_tokens"]
+    rate = dollars_per_device_hour / 3600.0
+    node = seconds.model_copy(
+        update={
+            "name": "dollar_per_million_tokens", "unit": "$", "value": rate * seconds.value, "low": rate * seconds.low,
+            "high": rate * seconds.high, "formula": f"device seconds x ${dollars_per_device_hour:g}/h",
+        }
+    )  # fmt: skip
+    return report.model_copy(update={"results": {**report.results, "dollar_per_million_tokens": node}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 
@@ -14,7 +15,7 @@ from stratoscope.llm.efficiency import Efficiency
 from stratoscope.llm.infer import Deployment, Timeline, generate, validate_plan
 from stratoscope.llm.memory import memory_node, peak, serving_parts, training_memory, training_timeline
 from stratoscope.llm.plan import Engine, Generation, ParallelPlan, Precision, TrainStep
-from stratoscope.llm.report import Node, Report, Total, node_of, widen
+from stratoscope.llm.report import Node, Report, Term, Total, node_of, widen
 from stratoscope.llm.spec import ModelSpec
 from stratoscope.llm.timing import check_supported
 from stratoscope.llm.train import Split, StepTime, step_time, training_flops
@@ -112,29 +113,31 @@ def estimate_training(
 
 
 def _training_tree(step: StepTime, whole: Total, efficiency: Efficiency) -> Node:
-    """The step: microbatches (forward, backward), bubble, hops, exposed communication, optimizer."""
-    m = float(np.max(step.microbatches))
-    forward, backward = node_of("forward", step.forward), node_of("backward", step.backward)
-    optimizer = node_of("optimizer", [step.optimizer])
-    exposed = node_of("data parallel", step.gradients) if step.gradients else None
-    parts = [
-        forward.model_copy(update={"formula": f"per microbatch, all stages; {m:g} microbatches"}),
-        backward.model_copy(update={"formula": f"per microbatch, all stages; {m:g} microbatches"}),
-        optimizer,
-        _plain("pipeline bubble", step.bubble, "bubble", "(stages - slowest) / vpp", efficiency),
+    """The step as parts that add up to it: the slowest stage's microbatches, bubble, hops, exposed communication,
+    optimizer (and the host, where launching kernels takes longer than running them).
+    """
+    m, share = float(np.max(step.microbatches)), float(np.max(step.stage_share))
+
+    def on_slowest_stage(terms: list[Term]) -> list[Term]:
+        ends = ("head", "head backward")
+        return [replace(t, count=t.count * m * (1.0 if t.group in ends else share)) for t in terms]
+
+    formula = f"slowest stage, {m:g} microbatches"
+    compute = [node_of(name, on_slowest_stage(terms)) for name, terms in
+               (("forward", step.forward), ("backward", step.backward))]  # fmt: skip
+    children = [part.model_copy(update={"formula": formula}) for part in compute]
+    children += [
+        node_of("optimizer", [step.optimizer]),
+        _plain("pipeline bubble", step.bubble, "bubble", "(all stages - slowest) / vpp", efficiency),
         _plain("pipeline hops", step.pipeline, "communication", "2 hops a chunk and microbatch", efficiency),
-        _plain(
-            "exposed data-parallel communication", step.exposed, "communication", "what compute hides not", efficiency
-        ),
+        _plain("exposed data-parallel communication", step.exposed, "communication", "not behind compute", efficiency),
     ]
-    if exposed is not None:
-        parts.append(exposed.model_copy(update={"name": "data-parallel communication, hidden or not"}))
-    children = tuple(sorted((part for part in parts if part.value > 0), key=lambda part: -part.value))
-    busy = {part.name: part.value for part in children}
-    busy["forward"] = busy.get("forward", 0.0) * m
-    bound = "bubble" if busy.get("pipeline bubble", 0.0) > 0.5 * float(np.max(whole.time)) else children[0].bound
+    host = float(np.max(whole.time)) - sum(child.value for child in children)
+    if host > 1e-6 * float(np.max(whole.time)):
+        children.append(_plain("waiting for the host", host, "latency", "launches slower than kernels", efficiency))
+    children = sorted((part for part in children if part.value > 0), key=lambda part: -part.value)
     formula = "m x slowest stage + bubble + hops + exposed + optimizer"
-    return _total_node("step_s", whole, "s", bound, formula, efficiency, children)
+    return _total_node("step_s", whole, "s", children[0].bound, formula, efficiency, tuple(children))
 
 
 def estimate_inference(deployment: Deployment, work: Generation, *, error: tuple[float, float] | None = None) -> Report:
@@ -154,7 +157,8 @@ def estimate_inference(deployment: Deployment, work: Generation, *, error: tuple
     capacity = efficiency.hardware.memory
     produced = work.batch * work.output
     results = _inference_nodes(times, ttft, tpot, latency, work, efficiency)
-    results.update(price_nodes(efficiency.hardware, deployment.plan.world, latency, produced, busy=0.6))
+    prices = price_nodes(efficiency.hardware, deployment.plan.world, latency, produced, busy=0.6)
+    results |= {name: node.model_copy(update={"level": efficiency.level}) for name, node in prices.items()}
     return Report(
         kind="infer",
         model=deployment.model.name,
@@ -174,13 +178,15 @@ def _inference_nodes(
     prefill = node_of("prefill", times.prefill.terms)
     first = _total_node("ttft_s", ttft, "s", prefill.bound, "prefill pass", efficiency, prefill.children)
     results = {"ttft_s": first}
-    children = [first]
+    children = [first.model_copy(update={"name": "prefill"})]
     if times.decode is not None:
         step = node_of("decode step, mid context", times.decode.terms)
         formula = f"mean of {work.output - 1} decode steps over the growing cache"
         results["tpot_s"] = _total_node("tpot_s", tpot, "s", step.bound, formula, efficiency, step.children)
-        children.append(results["tpot_s"])
-    bound = max(children, key=lambda child: child.value * (work.output - 1 if child.name == "tpot_s" else 1)).bound
+        steps = work.output - 1
+        many = node_of(f"decode, {steps} steps", [replace(t, count=t.count * steps) for t in times.decode.terms])
+        children.append(many)
+    bound = max(children, key=lambda child: child.value).bound
     results["latency_s"] = _total_node(
         "latency_s", latency, "s", bound, "ttft + (output - 1) x tpot", efficiency, tuple(children)
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from stratoscope.llm.base import LlmError, Value
+from stratoscope.llm.efficiency import Efficiency
 from stratoscope.llm.hardware import HardwareSpec
 from stratoscope.llm.infer import validate_plan
 from stratoscope.llm.memory import peak, serving_parts, training_memory, training_timeline
@@ -124,3 +125,28 @@ def fewest_devices(
         f"{model.name} does not fit on up to {limit} x {hardware.name}",
         hint=f"the best plan lacks {shortfall / 2**30:.1f} GiB a device",
     )
+
+
+def memory_answers(
+    model: ModelSpec, plan: ParallelPlan, work: Generation, precision: Precision, engine: Engine, device: Efficiency
+) -> dict[str, object]:
+    """All memory questions of a deployment at once, as JSON-ready data (bytes)."""
+    hardware = device.hardware
+    parts = serving_parts(model, plan, work, precision, engine)
+    used = {name: round(float(np.max(value))) for name, value in parts.items()}
+    need = sum(used.values())
+    out: dict[str, object] = {
+        **{f"{name}_bytes": value for name, value in used.items()},
+        "needs_bytes": need,
+        "capacity_bytes": round(hardware.memory),
+        "fits": need <= hardware.memory,
+        "shortfall_bytes": max(0, round(need - hardware.memory)),
+        "largest_batch": largest_batch(model, plan, work, precision, engine, hardware).largest,
+        "longest_prompt": longest_context(model, plan, work, precision, engine, hardware).largest,
+    }
+    try:
+        smallest, each = fewest_devices(model, work, precision, engine, hardware)
+        out["fewest_devices"] = f"{smallest.world} (tp{smallest.tp},pp{smallest.pp}: {each / 2**30:.1f} GiB each)"
+    except LlmError as error:
+        out["fewest_devices"] = str(error)
+    return out

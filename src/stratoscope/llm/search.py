@@ -153,6 +153,8 @@ def search_training(
         )  # fmt: skip
         world = grid["tp"] * grid["pp"] * grid["dp"]
         fits = memory <= efficiency.hardware.memory
+        if zero >= 2:  # sharding gradients or weights again for every microbatch of a pipeline: no framework does it
+            fits &= grid["pp"] == 1
         shortfall = min(shortfall, float(np.min(memory - efficiency.hardware.memory)))
         evaluated += len(time)
         cost = world * time / 3600.0 / tokens * 1e6 * (dollars_per_device_hour or 0.0)
@@ -180,7 +182,7 @@ def search_training(
     return SearchResult(
         evaluated=evaluated,
         feasible=feasible,
-        rejected={"memory": evaluated - feasible - over_budget, "budget": over_budget},
+        rejected={"memory or schedule": evaluated - feasible - over_budget, "budget": over_budget},
         smallest_shortfall_bytes=max(0.0, shortfall),
         front=tuple(sorted(front, key=lambda item: (item.devices, item.time_s))),
     )

@@ -7,8 +7,8 @@ import numpy as np
 from stratoscope.llm.base import Num, UnsupportedError
 from stratoscope.llm.collectives import collective, group
 from stratoscope.llm.efficiency import Cost, Efficiency
-from stratoscope.llm.ops import Formats, Op, Shape, backward_ops, head_ops, layer_ops
-from stratoscope.llm.plan import Engine
+from stratoscope.llm.ops import Formats, Op, Phase, Shape, backward_ops, head_ops, layer_ops
+from stratoscope.llm.plan import Engine, Precision
 from stratoscope.llm.report import Term
 from stratoscope.llm.spec import Attention, Layer, MixtureOfExperts, ModelSpec, StateSpace
 
@@ -200,3 +200,18 @@ def sampling_term(efficiency: Efficiency, vocab: int, batch: Num, *, top_p: bool
 def has_state_space(model: ModelSpec) -> bool:
     """Whether any layer is recurrent."""
     return any(isinstance(layer.mixer, StateSpace) for layer in model.layers)
+
+
+def layer_prices(
+    model: ModelSpec, phase: Phase, batch: int, tokens: int, tp: float, precision: Precision, engine: Engine,
+    efficiency: Efficiency,
+) -> list[tuple[Op, float]]:  # fmt: skip
+    """The forward operators of each distinct layer with their seconds: `tokens` queries, or one against `tokens`."""
+    queries = 1.0 if phase == "decode" else float(tokens)
+    shape = Shape(phase, float(batch), queries, float(tokens), tp=tp)
+    formats = Formats.of(precision)
+    return [
+        (op, float(np.max(price(op, efficiency).time)))
+        for layer, _ in model.groups
+        for op in layer_ops(layer, model, shape, formats, engine)
+    ]

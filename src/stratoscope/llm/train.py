@@ -70,6 +70,7 @@ class StepTime:
     exposed: Num
     optimizer: Term
     microbatches: Num
+    stage_share: Num  # of the layers, on the fullest stage
 
 
 def step_time(
@@ -110,7 +111,9 @@ def step_time(
     compute = total(forward + backward)
     low = compute.low / compute.time * (m * slowest + bubble) + 0.9 * pipeline + 0.8 * exposed + 0.8 * optimizer.time
     high = compute.high / compute.time * (m * slowest + bubble) + 1.3 * pipeline + 1.3 * exposed + 1.3 * optimizer.time
-    return StepTime(Total(time, low, high), forward, backward, bubble, pipeline, gradients, exposed, optimizer, m)
+    return StepTime(
+        Total(time, low, high), forward, backward, bubble, pipeline, gradients, exposed, optimizer, m, slow_share
+    )
 
 
 def _backward(

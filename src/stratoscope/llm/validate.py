@@ -305,3 +305,17 @@ def fit_reserve(engine: Engine, rows: list[Row]) -> Engine:
     return engine.model_copy(
         update={"reserve_bytes": max(0.0, float(solution[0])), "workspace_widths": max(0.0, float(solution[1]))}
     )
+
+
+def suite_document(suite: Suite) -> dict[str, object]:
+    """A suite as JSON-ready data."""
+    return {
+        "suite": suite.name, "title": suite.title, "rows": suite.rows, "coverage": suite.coverage, "mape": suite.mape,
+        "bias": suite.bias, "interval_coverage": suite.interval_coverage, "error_factor": list(suite.error),
+        "note": suite.note, "failures": [list(failure) for failure in suite.failures],
+        "predictions": [
+            {"id": p.row.id, "predicted": p.value, "low": p.low, "high": p.high, "published": p.row.value,
+             "unit": p.row.unit, "source": p.row.source}
+            for p in suite.predictions
+        ],
+    }  # fmt: skip

@@ -1,0 +1,231 @@
+"""Measures this machine for a minute and fits the efficiency curves to it: matrix products, streams, attention.
+
+PyTorch runs the operators (CPU, or a CUDA device where there is one). The measured shapes are generic ones: no
+model that
+is later predicted is among them. The result is a document with the curves, the measured table and the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stratoscope.llm.base import LlmError
+from stratoscope.llm.efficiency import Curves, shipped_priors
+from stratoscope.llm.fit import Floats, coordinate_search, spread
+from stratoscope.llm.hardware import HardwareSpec, cpu_hardware
+
+Measurement = dict[str, Any]
+GEMM_M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+GEMM_NK = ((256, 256), (512, 512), (1024, 512), (512, 1024), (1024, 1024), (2048, 1024), (1024, 2048), (4096, 1024))
+STREAM_BYTES = (2**14, 2**16, 2**18, 2**20, 2**22, 2**24, 2**26)
+ATTENTION = ((1, 8, 64), (1, 8, 256), (4, 8, 128), (1, 16, 512), (8, 8, 64), (2, 8, 512))
+DECODE = ((1, 8, 64), (1, 8, 512), (4, 8, 256), (8, 8, 512), (1, 16, 1024), (16, 8, 128))
+HEAD_DIM = 64
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise LlmError("calibration runs operators through PyTorch", hint="pip install 'stratoscope[torch]'") from error
+    return torch
+
+
+class Timer:
+    """Median seconds of a call, repeated until `budget_s` is spent (at least `least` times) after two warm-up calls."""
+
+    def __init__(self, budget_s: float = 0.02, least: int = 7) -> None:
+        self.budget_s = budget_s
+        self.least = least
+
+    def __call__(self, run: Callable[[], object], settle: Callable[[], object] = lambda: None) -> float:
+        run()
+        run()
+        settle()
+        times: list[float] = []
+        start = time.perf_counter()
+        while len(times) < self.least or time.perf_counter() - start < self.budget_s:
+            before = time.perf_counter()
+            run()
+            settle()
+            times.append(time.perf_counter() - before)
+        return float(np.median(times))
+
+
+def measure(timer: Timer | None = None) -> dict[str, Any]:
+    """Seconds of generic operators on this machine: gemm, stream, prefill and decode attention."""
+    torch = _torch()
+    timer = timer or Timer()
+    cuda = torch.cuda.is_available()
+    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    size = 2 if cuda else 4
+    settle = torch.cuda.synchronize if cuda else (lambda: None)
+
+    def random(*shape: int) -> Any:
+        return torch.randn(*shape, device=device, dtype=dtype)
+
+    gemm: list[Measurement] = []
+    attention: list[Measurement] = []
+    decode: list[Measurement] = []
+    stream: list[Measurement] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    with torch.inference_mode():
+        for n, k in GEMM_NK:
+            # enough different weights that the next product does not find its own in the last-level cache
+            weights = cycle([random(n, k) for _ in range(max(1, min(16, 2**27 // (n * k * size))))])
+            for m in GEMM_M:
+                seconds = timer(partial(_product, torch.nn.functional.linear, random(m, k), weights), settle)
+                gemm.append({"m": m, "n": n, "k": k, "seconds": seconds})
+        for nbytes in STREAM_BYTES:
+            x = random(max(1, nbytes // size // 3))
+            seconds = timer(partial(torch.add, x, x, out=torch.empty_like(x)), settle)
+            stream.append({"bytes": 3 * x.numel() * size, "seconds": seconds})
+        for batch, heads, seq in ATTENTION:
+            q, k, v = (random(batch, heads, seq, HEAD_DIM) for _ in range(3))
+            seconds = timer(partial(attend, q, k, v, is_causal=True), settle)
+            attention.append({"batch": batch, "heads": heads, "seq": seq, "seconds": seconds})
+        for batch, heads, context in DECODE:
+            q, k, v = (random(batch, heads, tokens, HEAD_DIM) for tokens in (1, context, context))
+            seconds = timer(partial(attend, q, k, v), settle)
+            decode.append({"batch": batch, "heads": heads, "context": context, "seconds": seconds})
+    return {
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "dtype": "bf16" if cuda else "fp32", "size": size, "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "memory_bytes": _memory(torch, cuda),
+        "gemm": gemm, "stream": stream, "prefill": attention, "decode": decode,
+    }  # fmt: skip
+
+
+def _product(linear: Callable[[Any, Any], Any], x: Any, weights: Iterator[Any]) -> Any:
+    return linear(x, next(weights))
+
+
+def _memory(torch: Any, cuda: bool) -> float:
+    if cuda:
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    import psutil
+
+    return float(psutil.virtual_memory().total)
+
+
+def _column(rows: list[Measurement], name: str) -> Floats:
+    return np.array([row[name] for row in rows], dtype=float)
+
+
+def fit_document(measured: dict[str, Any]) -> dict[str, Any]:
+    """The calibration document: roofs, curves with their spread, the measured table, the environment.
+
+    The roofs are the best rates seen; the curves are fitted as fractions of them, in the forms of the shipped priors.
+    """
+    size = float(measured["size"])
+    gemm = measured["gemm"]
+    m, n, k, seconds = (_column(gemm, name) for name in ("m", "n", "k", "seconds"))
+    flops, nbytes = 2 * m * n * k, size * (n * k + m * k + m * n)
+    peak = float((flops / seconds).max())
+    # traffic from memory, not from a cache: streams of at least 16 MiB, or weights read by thin products
+    big = [row for row in measured["stream"] if row["bytes"] >= 2**23]
+    bandwidth = max(
+        float((_column(big, "bytes") / _column(big, "seconds")).max()), float((nbytes / seconds)[m <= 4].max())
+    )
+
+    def gemm_model(x: Floats) -> Floats:
+        memory, compute = nbytes / (x[1] * bandwidth), flops / (x[2] * peak)
+        top = np.maximum(memory, compute)
+        return np.asarray(x[0] + top * (1 + (np.minimum(memory, compute) / top) ** x[3]) ** (1 / x[3]))
+
+    limits = [(1e-8, 1e-3), (0.05, 1.0), (0.05, 1.0), (1.0, 16.0)]
+    g = coordinate_search(gemm_model, seconds, [5e-6, 0.7, 0.8, 2.0], limits)
+    curves: dict[str, Any] = {
+        "gemm": {"bf16": {"t0_s": g[0], "memory": g[1], "compute": g[2], "norm": g[3],
+                          **spread(gemm_model(g), seconds)}},
+        "elementwise": _fit_stream(measured["stream"], bandwidth),
+        "prefill": _fit_prefill(measured["prefill"], peak, bandwidth, size),
+        "decode": _fit_decode(measured["decode"], bandwidth, size),
+    }  # fmt: skip
+    base = shipped_priors().generations["ampere"]
+    curves["moe"] = {**curves["gemm"]["bf16"], "norm": 2.0}
+    curves["collectives"] = base.model_dump(mode="json")["collectives"]
+    Curves.model_validate(curves)
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "schema": 1,
+        "source": f"calibrated on {measured['device']} with PyTorch {measured['torch']}, "
+        f"{measured['threads']} threads, {when}",
+        "environment": {name: measured[name] for name in ("device", "torch", "threads", "dtype", "memory_bytes")},
+        "peak_flops_per_s": peak,
+        "bandwidth_bytes_per_s": bandwidth,
+        "curves": curves,
+        "measured": [{"kind": "bf16", **row} for row in gemm],
+    }
+
+
+def _fit_stream(rows: list[Measurement], bandwidth: float) -> dict[str, float]:
+    nbytes, seconds = _column(rows, "bytes"), _column(rows, "seconds")
+
+    def model(x: Floats) -> Floats:
+        return np.asarray(x[0] + nbytes / (x[1] * bandwidth))
+
+    x = coordinate_search(model, seconds, [2e-6, 0.8], [(1e-8, 1e-3), (0.05, 1.0)])
+    return {"t0_s": float(x[0]), "memory": float(x[1]), **spread(model(x), seconds)}
+
+
+def _fit_prefill(rows: list[Measurement], peak: float, bandwidth: float, size: float) -> dict[str, float]:
+    batch, heads, seq, seconds = (_column(rows, name) for name in ("batch", "heads", "seq", "seconds"))
+    flops = 2 * batch * heads * HEAD_DIM * seq * (seq + 1)
+    nbytes = 4 * batch * heads * seq * HEAD_DIM * size
+
+    def model(x: Floats) -> Floats:
+        return np.asarray(x[0] + flops / (x[1] * peak) * (1 + x[2] / seq) + nbytes / bandwidth)
+
+    x = coordinate_search(model, seconds, [1e-5, 0.5, 100.0], [(1e-8, 1e-3), (0.02, 1.0), (0.1, 5000.0)])
+    return {"t0_s": float(x[0]), "compute": float(x[1]), "half_seq": float(x[2]), **spread(model(x), seconds)}
+
+
+def _fit_decode(rows: list[Measurement], bandwidth: float, size: float) -> dict[str, float]:
+    batch, heads, context, seconds = (_column(rows, name) for name in ("batch", "heads", "context", "seconds"))
+    nbytes = 2 * batch * heads * context * HEAD_DIM * size
+
+    def model(x: Floats) -> Floats:
+        return np.asarray(x[0] + nbytes / bandwidth * (1 + (x[1] / nbytes) ** x[2]))
+
+    x = coordinate_search(model, seconds, [1e-5, 1e6, 0.5], [(1e-8, 1e-3), (1.0, 1e9), (0.05, 1.0)])
+    return {"t0_s": float(x[0]), "half_bytes": float(x[1]), "exponent": float(x[2]), **spread(model(x), seconds)}
+
+
+def calibrated_hardware(document: dict[str, Any]) -> HardwareSpec:
+    """The device that a calibration measured, its roofs as peaks."""
+    environment = document["environment"]
+    hardware = cpu_hardware(
+        str(environment["device"]),
+        float(document["peak_flops_per_s"]),
+        float(environment["memory_bytes"]),
+        float(document["bandwidth_bytes_per_s"]),
+        source=str(document["source"]),
+    )
+    if environment["dtype"] == "fp32":
+        return hardware
+    return hardware.model_copy(update={"peak_flops_per_s": {"bf16": hardware.peak_flops_per_s["fp32"]}})
+
+
+def load_calibration(path: str | Path) -> dict[str, Any]:
+    """A stored calibration; raises LlmError when it cannot be read or is none."""
+    file = Path(path)
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LlmError(f"{file}: {error.strerror}", hint="run `stratoscope llm calibrate --output FILE`") from error
+    except ValueError as error:
+        raise LlmError(f"{file}: not JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != 1 or "curves" not in document:
+        raise LlmError(f"{file}: not a calibration", hint="run `stratoscope llm calibrate --output FILE`")
+    return document
