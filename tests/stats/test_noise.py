@@ -84,3 +84,12 @@ def test_at_least_half_of_the_repeats_always_survive(rows: list[tuple[int, float
 def test_impossible_readings_are_errors(wall: list[float], cpu: list[float], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         gate(wall, cpu)
+
+
+@pytest.mark.parametrize(("disturbed", "quiet"), [(0, True), (2, True), (3, False), (9, False), (11, False)])
+def test_a_machine_that_disturbs_more_than_a_tenth_of_the_repeats_is_not_quiet(disturbed: int, quiet: bool) -> None:
+    wall = np.full(20, 1e6)
+    wait = np.where(np.arange(20) < disturbed, 0.5e6, 0.0)
+    result = gate(wall, wait_ns=wait)
+    assert result.quiet is quiet
+    assert int(result.accepted.sum()) == max(20 - disturbed, 10)
