@@ -111,6 +111,12 @@ CASES: dict[str, tuple[str, list[np.ndarray[Any, Any] | None], int, dict[str, An
         {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
     ),
     "quantised global pool": ("QLinearGlobalAveragePool", [*_quantized(1, 3, 8, 8), *_OUT], 1, {}),
+    "quantised convolution on NHWC": (
+        "QLinearConv",
+        [*_quantized(1, 9, 8, 4), *_quantized(6, 4, 3, 3), *_OUT],
+        1,
+        {"channels_last": 1, "pads": [1, 1, 0, 0], "strides": [2, 1]},
+    ),
     "quantised Gemm": ("QGemm", [*_quantized(2, 4), *_quantized(4, 3, kind=I8), None, *_OUT], 1, {}),
     "pool on NHWC": (
         "NhwcMaxPool",

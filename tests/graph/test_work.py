@@ -391,6 +391,15 @@ def test_quantised_products(layer_of: LayerOf) -> None:
     assert work.flops == 2 * work.macs + 6 * outputs  # bias; scale, round, zero point, two bounds
     assert work.parameters == 8 * 36 + 8
     assert work.bytes_read == 4 * 36
+    last = layer_of(
+        "QLinearConv",
+        [(1, 6, 6, 4), *inputs[1:]],
+        types=[TensorProto.UINT8] * 9,
+        domain="com.microsoft",
+        channels_last=1,
+    )
+    assert last.outputs[0].shape == (1, 4, 4, 8)
+    assert _known(last) == work
     assert _known(layer_of("MatMulInteger", [(2, 4), (4, 3)], types=[2, 2])).macs == 24
     assert _known(layer_of("QuantizeLinear", [(10,), _stored()])).flops == 50
     assert _known(layer_of("DequantizeLinear", [(10,), _stored()], types=[3, 1])).flops == 20

@@ -44,7 +44,7 @@ _CONVOLUTIONS: Final = frozenset({"Conv", "ConvInteger", "QLinearConv", "ConvTra
 _PRODUCTS: Final = frozenset({"MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum"})
 #: What the runtime appends to the name of a tensor or node that it replaced.
 _BLOCKED_NAME: Final = re.compile(r"(?P<tensor>.+)_nchwc(?:_token_\d+)?$")
-_FUSION_SUFFIX: Final = re.compile(r"/(?:MatMulAddFusion|MatMulScaleFusion|MatMulBNFusion)/?(?:_token_\d+)?$")
+_FUSION_SUFFIX: Final = re.compile(r"(?:/(?:MatMulAddFusion|MatMulScaleFusion|MatMulBNFusion)/?)?(?:_token_\d+)?$")
 _ADDITIONS: Final = frozenset({"Add", "Sum"})
 _SCALINGS: Final = frozenset({"Mul", "Div"})
 _QUANTIZATIONS: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
@@ -149,7 +149,7 @@ class _Mapper:
                 if name in self.producer:
                     return self.producer[name]
             return None
-        found = self.by_name.get(_FUSION_SUFFIX.sub("", layer.name))
+        found = self.by_name.get(layer.name) or self.by_name.get(_FUSION_SUFFIX.sub("", layer.name))
         return found if found is not None and (found.op == layer.op or _holds(layer, found.op)) else None
 
     def _cover(self, layer: Layer) -> None:

@@ -136,10 +136,11 @@ def convolution(*, channels_last: bool = False, weight: int = 1) -> Rule:
 
     def rule(inputs: Inputs, attributes: Mapping[str, Any]) -> Sequence[Typed]:
         data, filters = _shape(inputs, 0), _sizes(_shape(inputs, weight))
+        last = channels_last or bool(attributes.get("channels_last"))
         kernel = attributes.get("kernel_shape") or filters[2:]
-        spatial = _sizes(data[1:-1] if channels_last else data[2:])
+        spatial = _sizes(data[1:-1] if last else data[2:])
         out = _spatial_out(spatial, kernel, attributes)
-        shape = (data[0], *out, filters[0]) if channels_last else (data[0], filters[0], *out)
+        shape = (data[0], *out, filters[0]) if last else (data[0], filters[0], *out)
         return (Typed(_type(inputs, 0), shape),)
 
     return rule
@@ -276,6 +277,7 @@ _RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         (MICROSOFT, "MultiHeadAttention"): _multi_head,
         (MICROSOFT, "GroupQueryAttention"): _grouped_query,
         (MICROSOFT, "FusedConv"): convolution(),
+        (MICROSOFT, "QLinearConv"): convolution(weight=3),
         (MICROSOFT, "NhwcConv"): convolution(channels_last=True),
         (MICROSOFT, "NhwcFusedConv"): convolution(channels_last=True),
         (MICROSOFT, "NhwcMaxPool"): _pool(channels_last=True),

@@ -41,13 +41,14 @@ def _convolution(
 
     def work(layer: Layer) -> Work:
         data, filters, out = layer.inputs[0], dims(given(layer, weight)), dims(layer.outputs[0])
-        spatial = slice(1, -1) if channels_last else slice(2, None)
+        last = channels_last or bool(layer.attributes.get("channels_last"))
+        spatial = slice(1, -1) if last else slice(2, None)
         inputs = dims(data)[spatial]
         kernel = filters[2:]
         windows = sliding(layer.attributes, kernel, inputs).windows(inputs, out[spatial])
         channels, batch = filters[1], out[0]
         outputs = math.prod(out)
-        features = out[-1] if channels_last else out[1]
+        features = out[-1] if last else out[1]
         per_output = activation_flops(layer.attributes.get("activation")) + requantize
         per_output += bias is not None and given(layer, bias) is not None
         added = given(layer, addend) if addend is not None else None
@@ -134,6 +135,7 @@ FUNCTIONS: Final[Functions] = MappingProxyType(
         (ONNX, "QLinearConv"): _convolution(weight=3, bias=8, requantize=REQUANTIZE_FLOPS),
         (ONNX, "ConvTranspose"): _transposed,
         (ONNX, "DeformConv"): _deformable,
+        (MICROSOFT, "QLinearConv"): _convolution(weight=3, bias=8, requantize=REQUANTIZE_FLOPS),
         (MICROSOFT, "FusedConv"): _convolution(addend=3),
         (MICROSOFT, "NhwcConv"): _convolution(channels_last=True),
         (MICROSOFT, "NhwcFusedConv"): _convolution(addend=3, channels_last=True),
