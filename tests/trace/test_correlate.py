@@ -153,6 +153,12 @@ def test_site_is_the_path_of_level_name_and_occurrence() -> None:
     ]
 
 
+def test_site_of_a_deep_span_names_each_ancestor_once() -> None:
+    spans = frame(*(span(30, depth, 100 - depth, name=f"m{depth}") for depth in range(6)))
+    steps = [f"30:m{depth}#0" for depth in range(6)]
+    assert assign_sites(assign_parents(spans))["site"].to_list() == ["|".join(steps[: at + 1]) for at in range(6)]
+
+
 def test_names_with_separators_give_different_sites() -> None:
     spans = frame(
         span(20, 0, 100, name="a|30:b#0"),

@@ -94,7 +94,7 @@ def assign_sites(frame: pl.DataFrame) -> pl.DataFrame:
         pl.concat_str(pl.col("level").cast(pl.String), pl.lit(":"), name, pl.lit("#"), rank.cast(pl.String))
     ).to_series()
     parent = parent_rows(frame)
-    site = step
+    site = step.clone()  # scatter writes in place
     climb = parent.copy()
     at = np.flatnonzero(climb >= 0)
     # Each round prepends one step to every path that is not yet at its root: as many rounds as the tree is deep.
