@@ -187,3 +187,21 @@ def test_an_executed_layer_without_counterpart_has_no_work(model_of: Callable[..
     assert [one.work is None for one in mapped] == [True, False]
     assert mapped[0].own_work is not None
     assert mapped[0].own_work.flops == 4
+
+
+@pytest.mark.parametrize("name", ["shufflenet", "squeezenet"])
+def test_nodes_without_names_map_as_those_with(name: str, tmp_path: Path) -> None:
+    """Names that the reader makes up from positions coincide between the two graphs by chance; they decide nothing."""
+    light = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx"
+    work: dict[bool, list[tuple[str, int | None]]] = {}
+    for named in (True, False):
+        model = onnx.load(str(light))
+        for node in model.graph.node:
+            node.name = f"layer/{node.output[0]}" if named else ""
+        file = tmp_path / f"{name}-{named}.onnx"
+        onnx.save(model, str(file))
+        folder = tmp_path / str(named)
+        folder.mkdir()
+        mapped = map_executed(read_graph(file), _executed(str(file), folder))
+        work[named] = [(one.layer.op, one.work.flops if one.work else None) for one in mapped]
+    assert work[True] == work[False]

@@ -34,7 +34,8 @@ class Layer:
     """An operator with its attributes and tensors. `inputs` keeps empty names of omitted optional inputs as None.
 
     `attributes` has the defaults of the operator set filled in; `since` is the version of the operator set that
-    defines this operator, None where its definition is not known.
+    defines this operator, None where its definition is not known. `named` is false where the graph gives no name and
+    `name` was made up from operator and position: such names tell nothing across graphs.
     """
 
     index: int
@@ -45,6 +46,7 @@ class Layer:
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
     since: int | None = None
+    named: bool = True
 
 
 @dataclass(frozen=True, slots=True)

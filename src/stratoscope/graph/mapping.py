@@ -101,7 +101,8 @@ class _Mapper:
 
     def run(self) -> list[ExecutedLayer]:
         for layer in self.authored.layers:
-            self.by_name.setdefault(layer.name, layer)
+            if layer.named:
+                self.by_name.setdefault(layer.name, layer)
             for tensor in layer.outputs:
                 self.producer[tensor.name] = layer
             for name in _activations(layer):
@@ -148,6 +149,8 @@ class _Mapper:
             for name in (tensor, tensor.removesuffix("_bn"), tensor.removesuffix("_mul")):
                 if name in self.producer:
                     return self.producer[name]
+            return None
+        if not layer.named:
             return None
         found = self.by_name.get(layer.name) or self.by_name.get(_FUSION_SUFFIX.sub("", layer.name))
         return found if found is not None and (found.op == layer.op or _holds(layer, found.op)) else None

@@ -295,6 +295,7 @@ class _Reader:
                         self._tensor(one, "output" if one in outputs else "activation") for one in node.output if one
                     ),
                     since=schema.since_version if schema else None,
+                    named=bool(node.name),
                 )
             )
         return tuple(layers)
