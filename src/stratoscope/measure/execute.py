@@ -95,7 +95,13 @@ def _resolved(plan: Plan, report: Progress) -> LoadableModel:
         return resolve_manifest(
             plan.model, plan.model_folder, batch_size=batch_size, shapes=plan.shapes, on_progress=say
         )
-    return resolve(plan.model, batch_size=batch_size, shapes=plan.shapes, on_progress=say)
+    return resolve(
+        plan.model,
+        batch_size=batch_size,
+        shapes=plan.shapes,
+        example_inputs=plan.example_inputs,
+        on_progress=say,
+    )
 
 
 def _no_progress(text: str, share: float | None) -> None:

@@ -28,6 +28,7 @@ class Plan:
 
     Attributes:
         model: zoo name, path, `hf:ORG/NAME`, manifest (its file, or a `ModelManifest`), or a `torch.nn.Module`.
+        example_inputs: for a module only: its inputs, batch first.
         model_folder: where the path of a `ModelManifest` starts.
         batch_size: what the user asked for by name, which the graph must allow; None: the scenario's if that is above
             one, else the graph's own.
@@ -42,6 +43,7 @@ class Plan:
     """
 
     model: Any
+    example_inputs: Any = None
     model_folder: Path = Path()
     backend: str = "onnxruntime"
     options: BackendOptions = field(default_factory=BackendOptions)
