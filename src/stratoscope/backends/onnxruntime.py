@@ -7,10 +7,11 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,9 @@ from stratoscope.errors import BackendError
 from stratoscope.spec.model import LoadableModel, TensorSpec
 from stratoscope.trace.correlate import assign_sites
 from stratoscope.trace.levels import Level
+
+if TYPE_CHECKING:
+    from stratoscope.share.attach import SharedModel
 
 _CPU: Final = "CPUExecutionProvider"
 _BELOW_NODE = "ONNX Runtime traces nothing below the node"
@@ -44,14 +48,30 @@ _EXTERNAL_FROM_BYTES: Final = 1024
 class OrtSession:
     """A model loaded by ONNX Runtime, untraced."""
 
-    def __init__(self, session: Any, model: LoadableModel, options: BackendOptions, workers: int | None) -> None:
+    def __init__(
+        self,
+        session: Any,
+        model: LoadableModel,
+        options: BackendOptions,
+        workers: int | None,
+        shared: SharedModel | None = None,
+    ) -> None:
         self._session = session
+        self._shared = shared
         self._what = f"model {model.manifest.id!r}"
         self._names = [output.name for output in session.get_outputs()]
         self._errors = runtime_errors()
         self.inputs: Sequence[TensorSpec] = _bound_inputs(session, model)
         self.outputs: Sequence[TensorSpec] = [_spec(value) for value in session.get_outputs()]
         self.effective_options: Mapping[str, Any] = _effective(session, options, workers)
+        if shared is not None:
+            with _closing_on_error(shared):
+                facts = shared.check()
+            self.effective_options = {
+                **self.effective_options,
+                "graph_optimization": f"{options.graph_optimization}, when it was prepared",
+                "shared": facts,
+            }
 
     def run(self, feeds: Feeds) -> list[np.ndarray]:
         """Outputs in the order of `outputs`; raises BackendError where the runtime refuses."""
@@ -73,8 +93,10 @@ class OrtSession:
         return _Bound(self._session, self._names, fixed, self._what, self._errors).call
 
     def close(self) -> None:
-        """Drops the session; the runtime frees memory and threads with it."""
+        """Drops the session; the runtime frees memory and threads with it. Calls bound before are not made again."""
         self._session = None
+        if self._shared is not None:
+            self._shared.close()
 
 
 class _Bound:
@@ -144,9 +166,15 @@ class OrtTraceSession(OrtSession):
     """As OrtSession with the runtime's profiler on; each bound call is one traced inference."""
 
     def __init__(
-        self, session: Any, model: LoadableModel, options: BackendOptions, workers: int | None, folder: Path
+        self,
+        session: Any,
+        model: LoadableModel,
+        options: BackendOptions,
+        workers: int | None,
+        folder: Path,
+        shared: SharedModel | None = None,
     ) -> None:
-        super().__init__(session, model, options, workers)
+        super().__init__(session, model, options, workers, shared)
         self._model_name = model.manifest.id
         self._folder = folder
         self._calls: list[tuple[int, int, int]] = []
@@ -211,8 +239,8 @@ class OnnxRuntimeBackend:
 
     def load(self, model: LoadableModel, options: BackendOptions) -> OrtSession:
         """A session; raises BackendError naming the model and the way out."""
-        session, workers = _open(model, options, _session_options(options))
-        return OrtSession(session, model, options, workers)
+        session, workers, shared = _open(model, options, _session_options(options))
+        return OrtSession(session, model, options, workers, shared)
 
     def open_trace(self, model: LoadableModel, options: BackendOptions) -> OrtTraceSession:
         """A session with the runtime's profiler on, which can only be switched per session."""
@@ -221,8 +249,8 @@ class OnnxRuntimeBackend:
             settings = _session_options(options)
             settings.enable_profiling = True
             settings.profile_file_prefix = str(folder / "profile")
-            session, workers = _open(model, options, settings)
-            return OrtTraceSession(session, model, options, workers, folder)
+            session, workers, shared = _open(model, options, settings)
+            return OrtTraceSession(session, model, options, workers, folder, shared)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -263,8 +291,9 @@ class OnnxRuntimeBackend:
         return path if path.is_file() else None
 
 
-def _open(model: LoadableModel, options: BackendOptions, settings: Any) -> tuple[Any, int | None]:
-    """The runtime's session, and how many worker threads it started (None where the system does not tell)."""
+def _open(model: LoadableModel, options: BackendOptions, settings: Any) -> tuple[Any, int | None, SharedModel | None]:
+    """The runtime's session, how many worker threads it started (None where the system does not tell), and the shared
+    weights that it runs from."""
     import onnxruntime
 
     what = f"model {model.manifest.id!r}"
@@ -273,11 +302,17 @@ def _open(model: LoadableModel, options: BackendOptions, settings: Any) -> tuple
     if not model.path.is_file():
         raise BackendError(f"{what}: there is no file {model.path}", hint="check the path")
     providers = resolve_providers(options.providers, onnxruntime.get_available_providers())
+    shared = _prepared(model, options, providers) if options.shared else None
+    weights = {} if shared is None else _give_weights(settings, shared)
     before = _thread_count()
-    with one_line(what):
+    with one_line(what), _closing_on_error(shared):
         session = onnxruntime.InferenceSession(
-            os.fspath(model.path), settings, providers=list(providers), enable_fallback=0
+            os.fspath(model.path if shared is None else shared.graph),
+            settings,
+            providers=list(providers),
+            enable_fallback=0,
         )
+    session.shared_weights = weights  # the runtime does not own them: they must not go before the session
     after = _thread_count()
     lost = [name for name in providers if name not in session.get_providers()]
     if lost:
@@ -285,7 +320,44 @@ def _open(model: LoadableModel, options: BackendOptions, settings: Any) -> tuple
             f"{what}: provider {', '.join(lost)} is in this build but does not start here",
             hint="look for its driver and libraries, or leave it out",
         )
-    return session, None if before is None or after is None else after - before
+    return session, None if before is None or after is None else after - before, shared
+
+
+def _prepared(model: LoadableModel, options: BackendOptions, providers: Sequence[str]) -> SharedModel:
+    """The prepared model with its weights mapped."""
+    from stratoscope.share.attach import open_shared
+
+    if tuple(providers) != (_CPU,):
+        raise BackendError(
+            f"model {model.manifest.id!r} cannot be shared on {', '.join(providers)}: only the CPU's memory is shared",
+            hint="leave out --provider or --shared",
+        )
+    return open_shared(model, optimization=options.graph_optimization)
+
+
+def _give_weights(settings: Any, shared: SharedModel) -> dict[str, tuple[Any, np.ndarray]]:
+    """Gives mapped weights to a session to be, which optimises nothing any more; returns what must outlive it."""
+    import onnxruntime
+
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    weights = {}
+    with _closing_on_error(shared):
+        for name, array in shared.initializers.items():
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            weights[name] = (value, array)
+            settings.add_initializer(name, value)
+    return weights
+
+
+@contextmanager
+def _closing_on_error(shared: SharedModel | None) -> Iterator[None]:
+    """Ends the lease on shared weights where what is inside fails."""
+    try:
+        yield
+    except BaseException:
+        if shared is not None:
+            shared.close()
+        raise
 
 
 def resolve_providers(wanted: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
