@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 REPORT ?= stratoscope-report-resnet50.html
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test lint docs peers clean
 help:
 	@echo "make demo   install and diagnose ResNet-50; writes $(REPORT)"
 	@echo "make test   lint, type check, layers and tests"
 	@echo "make docs   build the documentation into site/"
+	@echo "make peers  install the peers of the benchmarks"
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,11 +31,18 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports --no-logo
 
 docs: $(VENV)/.dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: lint
 	$(BIN)/python -m pytest
 	$(MAKE) --no-print-directory docs
 
+# The peers that the benchmarks run beside ours, each in an environment of its own: their pins contradict ours.
+peers: .venv-peers/.done
+.venv-peers/.done: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) site build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers site build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

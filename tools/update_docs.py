@@ -4,7 +4,7 @@
 
 A block that follows a line `<!-- run -->` is a console block: every line that starts with `$ ` is run, in one scratch
 folder a page, with a database of its own; what it prints replaces what stood there. `<!-- run head=20 -->` keeps only
-the first lines.
+the first lines. Commands that start with `python ` run in the repository's root.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 BLOCK = re.compile(r"<!-- run(?: head=(?P<head>\d+))? -->\n```console\n(?P<body>.*?)```\n", re.DOTALL)
 WIDTH = "96"
 TIMEOUT_S = 900
@@ -29,7 +30,7 @@ def output_of(command: str, folder: Path) -> str:
     result = subprocess.run(
         command,
         shell=True,
-        cwd=folder,
+        cwd=ROOT if command.startswith("python ") else folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
