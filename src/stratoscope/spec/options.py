@@ -1,4 +1,4 @@
-"""Options that a back end is asked for: threads, graph optimisation, providers."""
+"""Options that a back end is asked for: threads, graph optimisation, providers, number format, execution mode."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ class BackendOptions(Document):
         default=False, description="run from the one copy of the weights that all processes share; prepared at first use"
     )
     null_latency_s: float = Field(default=0.001, ge=0, le=60, description="null back end: how long one inference takes")
+    precision: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="PyTorch, OpenVINO: format that the model computes in; null: as it is written"
+    )
+    execution: Literal["eager", "compile"] = Field(default="eager", description="PyTorch: eager, or torch.compile")
+    channels_last: bool = Field(default=False, description="PyTorch: images with channels as the innermost dimension")
