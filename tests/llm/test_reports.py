@@ -176,7 +176,7 @@ def test_texts_name_level_shortfall_and_sources(h100: Efficiency) -> None:
 
 def test_a_service_holds_below_capacity_and_not_above(h100: Efficiency) -> None:
     deployment = Deployment(LLAMA, ParallelPlan(), Precision(), find_engine("vllm"), h100)
-    load = Service(rate_per_s=2.0, prompt=512, output=64, requests=400)
+    load = Service(rate_per_s=2.0, prompt=512, output=64, requests=1200)
     calm = simulate(deployment, load)
     assert calm.stable
     assert calm.completed_per_s == pytest.approx(2.0, rel=0.1)

@@ -98,7 +98,7 @@ def estimate_training(
     }
     rate.update(price_nodes(efficiency.hardware, plan.world, whole, tokens, busy=min(1.0, useful / peak_flops / time)))
     for name, node in rate.items():
-        rate[name] = node.model_copy(update={"level": node.level or efficiency.level})
+        rate[name] = node.model_copy(update={"level": efficiency.level, "bound": node.bound or tree.bound})
     return Report(
         kind="train",
         model=model.name,
@@ -158,7 +158,10 @@ def estimate_inference(deployment: Deployment, work: Generation, *, error: tuple
     produced = work.batch * work.output
     results = _inference_nodes(times, ttft, tpot, latency, work, efficiency)
     prices = price_nodes(efficiency.hardware, deployment.plan.world, latency, produced, busy=0.6)
-    results |= {name: node.model_copy(update={"level": efficiency.level}) for name, node in prices.items()}
+    bound = results["latency_s"].bound
+    results |= {
+        name: node.model_copy(update={"level": efficiency.level, "bound": bound}) for name, node in prices.items()
+    }
     return Report(
         kind="infer",
         model=deployment.model.name,
@@ -194,7 +197,10 @@ def _inference_nodes(
     results["output_tokens_per_s"] = _inverse(
         "output_tokens_per_s", produced, latency, "1/s", "batch x output / latency"
     )
-    return {name: node.model_copy(update={"level": node.level or efficiency.level}) for name, node in results.items()}
+    return {
+        name: node.model_copy(update={"level": node.level or efficiency.level, "bound": node.bound or bound})
+        for name, node in results.items()
+    }
 
 
 def _widen(value: Total, efficiency: Efficiency, error: tuple[float, float]) -> Total:

@@ -124,6 +124,21 @@ class Deployment:
             tp=float(plan.tp), ep=float(plan.ep), cp=float(plan.cp), split=split,
         )  # fmt: skip
 
+    def _engine_terms(self) -> list[Term]:
+        """What the engine spends beside its kernels: between passes, and per layer where a framework walks modules."""
+        if self.efficiency.level == "peak":
+            return []
+        parts = (
+            ("between steps", self.engine.step_host_s, 1.0),
+            ("framework per layer", self.engine.layer_host_s, float(len(self.model.layers))),
+        )
+        out = []
+        for name, each, count in parts:
+            cost = Cost(each, 0.5 * each, 2.0 * each, 0.0, 0.0, each, name, self.efficiency.level)
+            if each > 0:
+                out.append(Term("engine", name, cost, count, 0.0, "engine"))
+        return out
+
     def chunks(self, batch: int) -> int:
         """Microbatches that a static batch is cut into to keep the stages busy."""
         return min(self.plan.pp, batch)
@@ -135,7 +150,7 @@ class Deployment:
         chunks = self.chunks(batch)
         part = batch / chunks
         shape = self._shape("prefill", part, tokens, tokens + cached)
-        terms = forward_terms(
+        terms = self._engine_terms() + forward_terms(
             self.model, shape, self.formats, self.engine, self.efficiency,
             sequence_parallel=self.plan.sequence_parallel, head_tokens=part,
         )  # fmt: skip
@@ -150,10 +165,7 @@ class Deployment:
         shape = self._shape("decode", part, 1.0, context)
         terms = forward_terms(self.model, shape, self.formats, self.engine, self.efficiency, head_tokens=part)
         terms += sampling_term(self.efficiency, self.model.vocab, part, top_p=top_p)
-        if self.engine.step_host_s and self.efficiency.level != "peak":
-            step = self.engine.step_host_s
-            cost = Cost(step, 0.5 * step, 2.0 * step, 0.0, 0.0, step, "engine step overhead", self.efficiency.level)
-            terms.append(Term("engine", "between steps", cost, 1.0, 0.0, "engine"))
+        terms += self._engine_terms()
         hop = shape.tokens * self.model.hidden * self.formats.activation
         passed = pipelined(terms, self.plan.pp, chunks, self.efficiency, hop, across=self.across_nodes)
         return host_bound(passed, self.engine, self.efficiency)

@@ -137,10 +137,12 @@ class Engine(Value):
     cuda_graphs: bool = False
     host_launch_s: float = 5e-6  # CPU time of one kernel launch
     step_host_s: float = 0.0  # fixed work between decode steps: sampling bookkeeping, scheduler
+    layer_host_s: float = 0.0  # framework time per layer that kernels do not hide
     flash_attention: bool = True
     fused_residual: bool = True
     transposes_qkv: bool = False  # prefill adds biases and transposes heads in passes of their own
     custom_allreduce: bool = False
+    copies_cache: bool = False  # each step writes the whole cache anew with one token more
     grouped_decode: bool = True  # decode attention reads a shared key-value head once for all its query heads
     overlap_dp: bool = True  # gradient communication behind the backward pass
     overlap_tp: bool = False
@@ -163,6 +165,13 @@ ENGINES: dict[str, Engine] = {
             overlap_dp=False,
             dropout=True,
             source="arXiv 2104.04473, 2205.05198: unfused attention, gradients all-reduced after the last microbatch",
+        ),
+        Engine(
+            name="pytorch-eager",
+            fused_residual=False,
+            copies_cache=True,
+            source="transformers run eagerly (a dynamic cache is concatenated); its time per layer and pass come "
+            "from `llm calibrate`",
         ),
         Engine(name="megatron-core", source="NVIDIA/Megatron-LM d98e8a6: flash attention, overlapped gradients"),
         Engine(

@@ -179,13 +179,14 @@ def _summary(
     ends = np.array([end for end, _ in counted])
     span = float(ends.max() - arrivals[service.requests // 10])
     rate = len(counted) / span
+    offered = len(counted) / float(arrivals[-1] - arrivals[service.requests // 10])
     half = len(first) // 2
     grows = float(np.median(first[half:])) > 3.0 * float(np.median(first[:half])) + 10.0 * float(per_token.min())
     middle: Total = total(deployment.decode(max(1, round(mean_batch)), float(service.prompt)).terms)
     low, high = float(np.max(middle.low / middle.time)), float(np.max(middle.high / middle.time))
     typical = float(np.median(per_token))
     return ServiceReport(
-        stable=not grows and rate > 0.85 * service.rate_per_s,
+        stable=not grows and rate > 0.9 * offered,
         rate_per_s=service.rate_per_s,
         completed_per_s=rate,
         output_tokens_per_s=rate * service.output,

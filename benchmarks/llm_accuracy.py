@@ -1,0 +1,115 @@
+"""Side by side on the same published rows: `stratoscope llm` and llm-analysis from PyPI, both blind.
+
+    pip install --no-deps --target peers llm-analysis fire termcolor && python benchmarks/llm_accuracy.py --peers peers
+
+llm-analysis runs as its README advises without knowing the answer: flops efficiency 0.7 for inference and 0.5 for
+training, memory efficiency 0.9, its own hardware figures. A row that it refuses or crashes on counts as a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from stratoscope.llm.rows import Row, shipped_rows
+from stratoscope.llm.validate import validate
+
+SUITES = ("C1", "C3", "C13", "C14")
+
+
+def peer_model(row: Row) -> object:
+    from llm_analysis.config import ModelConfig
+
+    model = row.model
+    return ModelConfig(
+        name=model.name, num_layers=model.layers, n_head=model.heads, hidden_dim=model.hidden,
+        vocab_size=model.vocab, max_seq_len=4096, num_key_value_heads=model.kv_heads, ffn_embed_dim=model.ffn,
+    )  # fmt: skip
+
+
+def analysis(row: Row, flops_efficiency: float) -> object:
+    from llm_analysis.analysis import LLMAnalysis
+    from llm_analysis.config import ParallelismConfig, get_dtype_config_by_name, get_gpu_config_by_name
+
+    plan = row.parallel
+    parallel = ParallelismConfig(
+        tp_size=int(plan["tp"]), pp_size=int(plan["pp"]), dp_size=int(plan.get("dp", 1)),
+        sp_size=int(plan["tp"]) if plan.get("sp") else 1,
+    )  # fmt: skip
+    return LLMAnalysis(
+        peer_model(row), get_gpu_config_by_name("a100-sxm-80gb"), get_dtype_config_by_name("w16a16e16"), parallel,
+        flops_efficiency=flops_efficiency, hbm_memory_efficiency=0.9,
+    )  # fmt: skip
+
+
+def peer_inference(row: Row) -> float:
+    """Seconds, or tokens per second and device where the row asks for that."""
+    work = row.workload
+    result = analysis(row, 0.7).inference(  # type: ignore[attr-defined]
+        batch_size_per_gpu=int(work["batch"]), seq_len=int(work["input"]), num_tokens_to_generate=int(work["output"])
+    )
+    seconds = float(result["total_latency"])
+    if row.metric == "latency_s":
+        return seconds
+    return float(work["batch"]) * float(work["output"]) / seconds / float(row.hardware["count"])
+
+
+def peer_training(row: Row) -> float:
+    """Seconds an iteration; where the table leaves the microbatch open, one sequence."""
+    from llm_analysis.analysis import ActivationRecomputation, DSZeRO
+
+    work, plan = row.workload, row.parallel
+    mode = {"none": "NONE", "selective": "SELECTIVE", "full": "FULL"}[plan["recompute"]]
+    result = analysis(row, 0.5).training(  # type: ignore[attr-defined]
+        batch_size_per_gpu=int(work.get("micro_batch", 1)), global_batch_size=int(work["batch"]),
+        seq_len=int(work["seq"]), activation_recomputation=ActivationRecomputation[mode], flash_attn=False,
+        ds_zero=DSZeRO.NONE,
+    )  # fmt: skip
+    return float(result["latency_per_iter"])
+
+
+def peer_errors(rows: list[Row], predict: Callable[[Row], float]) -> tuple[np.ndarray, int, str]:
+    """Relative errors, failures, and the first failure's text."""
+    errors, failures, first = [], 0, ""
+    for row in rows:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                errors.append(predict(row) / row.value - 1.0)
+        except Exception as error:  # noqa: BLE001 - a peer may fail in any way: that is what is counted
+            failures, first = failures + 1, first or f"{type(error).__name__}: {error}"
+    return np.array(errors), failures, first
+
+
+def line(name: str, errors: np.ndarray, failures: int, note: str = "") -> str:
+    if not len(errors):
+        return f"  {name:<14} no prediction, {failures} failures  {note[:80]}"
+    return (
+        f"  {name:<14} rows {len(errors):>4}  failures {failures:>3}  MAPE {100 * np.abs(errors).mean():6.1f} %  "
+        f"bias {100 * errors.mean():+6.1f} %  max {100 * np.abs(errors).max():6.1f} %  {note[:80]}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", help="folder that `pip install --target` filled")
+    arguments = parser.parse_args()
+    if arguments.peers:
+        sys.path.insert(0, arguments.peers)
+    logging.disable(logging.CRITICAL)
+    ours = {suite.name: suite for suite in validate(suites=SUITES)}
+    for name in SUITES:
+        rows = [row for row in shipped_rows() if row.suite == name]
+        print(f"{name}: {ours[name].title}")
+        print(line("stratoscope", ours[name].errors, len(ours[name].failures)))
+        predict = peer_training if name in ("C1", "C3") else peer_inference
+        print(line("llm-analysis", *peer_errors(rows, predict)))
+
+
+if __name__ == "__main__":
+    main()
