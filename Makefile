@@ -18,7 +18,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core requirements-dev.txt
-	$(PIP) install -c constraints.txt -e '.[torch,train,postgres]' -r requirements-dev.txt
+	$(PIP) install -c constraints.txt -e '.[torch,openvino,train,postgres]' -r requirements-dev.txt
 	touch $@
 
 demo: $(VENV)/.core

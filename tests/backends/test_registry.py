@@ -52,7 +52,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_own_back_ends_are_found_and_follow_both_protocols() -> None:
-    for name in ("onnxruntime", "null"):
+    for name in ("onnxruntime", "null", "openvino", "pytorch"):
         backend = get_backend(name)
         assert backend.name == name
         assert isinstance(backend, Backend)
@@ -61,7 +61,7 @@ def test_own_back_ends_are_found_and_follow_both_protocols() -> None:
 
 def test_own_back_ends_are_found_without_package_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     declare(monkeypatch)
-    assert list(available_backends()) == ["onnxruntime", "null"]
+    assert list(available_backends()) == ["onnxruntime", "null", "openvino", "pytorch"]
 
 
 def test_entry_points_of_the_package_are_those_built_in() -> None:

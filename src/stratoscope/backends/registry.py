@@ -17,6 +17,7 @@ GROUP: Final = "stratoscope.backends"
 BUILT_IN: Final[Mapping[str, str]] = {
     "onnxruntime": "stratoscope.backends.onnxruntime:OnnxRuntimeBackend",
     "null": "stratoscope.backends.null:NullBackend",
+    "openvino": "stratoscope.backends.openvino:OpenVinoBackend",
     "pytorch": "stratoscope.backends.pytorch.backend:PyTorchBackend",
 }
 
