@@ -39,6 +39,7 @@ def synthetic() -> dict[str, Any]:
         "framework": [{"layers": 2, "seconds": 2e-3}, {"layers": 6, "seconds": 5e-3}],
         "gemm": [{"m": m, "n": n, "k": k, "seconds": gemm(m, n, k)} for n, k in GEMM_NK for m in GEMM_M],
         "stream": [{"bytes": b, "seconds": 1e-6 + b / BANDWIDTH} for b in (2**14, 2**18, 2**27)],
+        "copies": [{"bytes": b, "seconds": 1e-6 + 2.5 * b / BANDWIDTH} for b in (2**16, 2**20, 2**22)],
         "prefill": [
             {"batch": b, "heads": 8, "seq": s, "seconds": 1e-5 + 2 * b * 8 * HEAD_DIM * s * (s + 1) / (0.5 * PEAK)}
             for b, s in ((1, 64), (2, 256), (4, 512))
@@ -76,6 +77,7 @@ def test_calibrated_prices_follow_the_machine_and_carry_their_level() -> None:
     miss = table.gemm(5, 512, 512, kind="bf16", unit="fp32", nbytes=1.0)
     assert miss.level == "calibrated"  # a shape that the table lacks falls to the curve, and says so
     engine = calibrated_engine(document)
+    assert engine.copy_cost == pytest.approx(2.5, rel=0.1)
     assert engine.layer_host_s == pytest.approx(0.75e-3, rel=0.2)
 
 

@@ -117,9 +117,21 @@ def measure(timer: Timer | None = None) -> dict[str, Any]:
             )
             seconds = timer(partial(_attend_next, attend, random(batch, heads, 1, HEAD_DIM), caches), settle)
             decode.append({"batch": batch, "heads": heads, "context": context, "seconds": seconds})
+    copies: list[Measurement] = []
+    with torch.inference_mode():
+        for batch, heads, context in DECODE:
+            fresh = random(batch, heads, 1, HEAD_DIM)
+            stored = [
+                random(batch, heads, context, HEAD_DIM)
+                for _ in range(max(1, COLD_BYTES // (2 * batch * heads * context * HEAD_DIM * size)))
+            ]
+            ring = cycle(range(len(stored)))
+            seconds = timer(partial(_append, torch.cat, stored, fresh, ring, context), settle)
+            copies.append({"bytes": 2 * stored[0].numel() * size, "seconds": seconds})
     framework = [{"layers": layers, "seconds": _tiny_decoder(torch, timer, layers, device)} for layers in (2, 6)]
     return {
         "framework": framework,
+        "copies": copies,
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "dtype": "bf16" if cuda else "fp32", "size": size, "torch": torch.__version__,
         "threads": torch.get_num_threads(), "memory_bytes": _memory(torch, cuda),
@@ -147,6 +159,14 @@ def _tiny_decoder(torch: Any, timer: Timer, layers: int, device: str) -> float:
     with torch.inference_mode():
         model(prompt, past_key_values=cache, use_cache=True)
         return timer(step, torch.cuda.synchronize if device == "cuda" else (lambda: None))
+
+
+def _append(cat: Callable[..., Any], held: list[Any], token: Any, ring: Iterator[int], context: int) -> None:
+    """One token more for the next cache of the ring, as a dynamic cache does: a new tensor takes the old one's
+    place.
+    """
+    at = next(ring)
+    held[at] = cat([held[at][:, :, :context], token], dim=-2)
 
 
 def _attend_next(attend: Callable[..., Any], query: Any, caches: Iterator[tuple[Any, Any]]) -> Any:
@@ -215,7 +235,13 @@ def fit_document(measured: dict[str, Any]) -> dict[str, Any]:
         "curves": curves,
         "measured": [{"kind": "bf16", **row} for row in gemm],
     }
-    document["engine"] = _framework_overhead(document, measured["framework"])
+    stream = document["curves"]["elementwise"]
+    rate = stream["memory"] * bandwidth
+    costs = [(row["seconds"] - stream["t0_s"]) * rate / row["bytes"] for row in measured["copies"]]
+    document["engine"] = {
+        **_framework_overhead(document, measured["framework"]),
+        "copy_cost": max(1.0, float(np.median(costs))),
+    }
     return document
 
 
@@ -270,7 +296,8 @@ def _framework_overhead(document: dict[str, Any], rows: list[Measurement]) -> di
 def calibrated_engine(document: dict[str, Any]) -> Engine:
     """The eager framework with its measured own time; launch floors are inside the fitted curves already."""
     own = document["engine"]
-    update = {"layer_host_s": own["layer_host_s"], "step_host_s": own["step_host_s"], "cuda_graphs": True}
+    update = {"layer_host_s": own["layer_host_s"], "step_host_s": own["step_host_s"], "cuda_graphs": True,
+              "copy_cost": own["copy_cost"]}  # fmt: skip
     return find_engine("pytorch-eager").model_copy(update=update)
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 
 import numpy as np
 
-from stratoscope.llm.base import LlmError
+from stratoscope.llm.base import LlmError, UnsupportedError
 from stratoscope.llm.economics import price_nodes
 from stratoscope.llm.efficiency import Efficiency
 from stratoscope.llm.infer import Deployment, Timeline, generate, validate_plan
@@ -45,6 +45,8 @@ def check_training(model: ModelSpec, plan: ParallelPlan, work: TrainStep) -> Non
     """Raises LlmError for a batch or schedule that the plan cannot run."""
     check_supported(model)
     validate_plan(model, plan)
+    if plan.offload != "none":
+        raise UnsupportedError("the time of offloading is not modelled, only its memory", hint="use offload none")
     if work.global_batch % (plan.dp * work.micro_batch):
         raise LlmError(
             f"global batch {work.global_batch} is not a multiple of dp x micro batch = {plan.dp * work.micro_batch}"

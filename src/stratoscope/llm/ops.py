@@ -146,7 +146,7 @@ def attention_ops(mixer: Attention | LatentAttention, shape: Shape, formats: For
     pairs = visible_pairs(shape.queries, shape.context, causal=mixer.causal, window=mixer.window) / shape.cp
     if shape.phase == "decode":
         op = _decode_attention(mixer, shape, formats, heads, engine)
-        return [_stream("cache copy", 2.0 * op.nbytes, 2.0), op] if engine.copies_cache else [op]
+        return [_stream("cache copy", 2.0 * engine.copy_cost * op.nbytes, 2.0), op] if engine.copies_cache else [op]
     size = formats.activation
     width = mixer.head_dim + mixer.v_head_dim
     if engine.flash_attention:

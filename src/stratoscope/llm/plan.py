@@ -143,6 +143,7 @@ class Engine(Value):
     transposes_qkv: bool = False  # prefill adds biases and transposes heads in passes of their own
     custom_allreduce: bool = False
     copies_cache: bool = False  # each step writes the whole cache anew with one token more
+    copy_cost: float = 1.0  # of that copy, over a stream of its bytes: fresh memory is faulted in page by page
     grouped_decode: bool = True  # decode attention reads a shared key-value head once for all its query heads
     overlap_dp: bool = True  # gradient communication behind the backward pass
     overlap_tp: bool = False

@@ -121,6 +121,8 @@ def node_of(name: str, terms: list[Term], unit: str = "s") -> Node:
     """The explanation of a sum of scalar terms: groups, then operators, largest first."""
     groups: dict[str, list[Term]] = {}
     for term in terms:
+        if not np.any(np.asarray(term.time) > 0):  # a collective of one rank, hops of one stage
+            continue
         groups.setdefault(term.group, []).append(term)
     children = []
     for group, members in groups.items():
