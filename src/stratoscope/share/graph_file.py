@@ -24,6 +24,8 @@ from stratoscope.share.artifact import (
 from stratoscope.share.errors import ShareError
 
 WEIGHTS: Final = "weights.bin"
+#: Beginning of the name of a file that holds one weight, for all models that have it; its digest follows.
+BLOB: Final = "blob-"
 #: External-data key of a blob that ONNX Runtime packed: "prepacked_0" = "hash|offset;length;checksum|...".
 _PACKED: Final = "prepacked_"
 
@@ -77,7 +79,7 @@ class _Writer:
         """The file's name and the offset at which the blob now lies."""
         digest, nbytes = hashlib.sha256(blob.data).hexdigest(), blob.data.nbytes
         if self.blobs is not None and nbytes >= PAGE_FROM_BYTES:
-            name, offset = f"blob-{digest}", 0
+            name, offset = f"{BLOB}{digest}", 0
             if all(stored.name != name for stored in self.files):
                 _link(self.blobs / digest, self.folder / name, blob.data)
                 self.files.append(StoredFile(name=name, nbytes=nbytes))

@@ -23,6 +23,7 @@ from stratoscope.share.artifact import (
     StoredFile,
     Tensor,
 )
+from stratoscope.share.client import ask_server
 from stratoscope.share.errors import ShareError
 from stratoscope.share.library import Library, file_digest
 from stratoscope.share.memory import give_back_free_memory
@@ -122,6 +123,8 @@ def prepare(
         raise ShareError(f"model {model.name!r} has no ONNX file", hint="export it to ONNX, or use share.load_torch")
     path = model.path
     key = onnx_key(model, library, optimization=optimization, granularity=granularity)
+    if library.read(key.digest()) is None:
+        ask_server(library, {"op": "fetch", "key": key.digest()})
     return library.obtain(key, lambda folder: _Build(model, path, key, library, folder, on_progress).run())
 
 
