@@ -183,3 +183,22 @@ def test_a_layer_without_authored_ones_has_its_own_work() -> None:
 def test_closest_to_median_is_an_inference_that_was_made() -> None:
     assert closest_to_median([9.0, 1.0, 4.0, 5.5]) == 2  # the median is 4.75
     assert closest_to_median([3.0]) == 0
+
+
+def test_module_that_contains_others_counts_with_its_own_time() -> None:
+    def row(span: int, parent: int | None, level: int, start: int, end: int, name: str) -> tuple[object, ...]:
+        told = None if level == 20 else json.dumps({"op": name, "container": name == "block"})
+        return (span, parent, level, "sync", name, 1, start, end, 0, 0, f"s{span}", told)
+
+    rows = [
+        row(0, None, 20, 0, 100, "net"),
+        row(1, 0, 30, 10, 90, "block"),
+        row(2, 1, 30, 20, 50, "conv"),
+        row(3, 1, 30, 60, 85, "relu"),
+    ]
+    runs = ProfiledRuns.of(pl.DataFrame(rows, schema=SPAN_SCHEMA, orient="row"))
+    assert dict(runs.layers.select("name", "duration_ns").iter_rows()) == {"block": 25, "conv": 30, "relu": 25}
+    assert runs.sums_s().tolist() == pytest.approx([80e-9])
+    assert runs.covered_s().tolist() == pytest.approx([80e-9])
+    assert not runs.side_by_side
+    assert runs.nested == 0

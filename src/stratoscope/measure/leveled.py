@@ -100,11 +100,11 @@ def profile_layers(
         overhead=compared.overhead,
         overhead_below_noise=compared.below_noise,
         control=compared.control,
-        layers_sum=_layers_sum(profiled),
-        gap=_gap(profiled),
-        checks=_checks(found, profiled, bool(recorded.all())),
+        layers_sum=sum_of_layers(profiled),
+        gap=gap_between_layers(profiled),
+        checks=checks_of(found, profiled, bool(recorded.all())),
         layers=tuple(layer_rows(profiled, executed, closest_to_median(profiled.model_s()), "trimmed_mean")),
-        noise=measured.observation.record(*_judged(verdicts)),
+        noise=measured.observation.record(*judged(verdicts)),
         note=_note(measured, seed, profiled, found, compared),
     )
     return section, kept
@@ -158,24 +158,28 @@ class _Compared:
         durations = np.zeros(accepted.size)
         durations[accepted] = profiled.model_s()  # the back end's own span: without what tracing adds around it
         base = block_medians(plain, np.asarray(plain.duration_ns) * _NS, verdicts[PLAIN].accepted)
-        self.overhead = _paired(block_medians(measured[PROFILED], durations, accepted), base)
-        self.control = _paired(
+        self.overhead = paired_by_block(block_medians(measured[PROFILED], durations, accepted), base)
+        self.control = paired_by_block(
             block_medians(control, np.asarray(control.duration_ns) * _NS, verdicts[CONTROL].accepted), base
         )
 
     @property
     def below_noise(self) -> bool:
         """Whether the overhead cannot be told from nothing, or from the difference of two unprofiled sessions."""
-        overhead, control = self.overhead, self.control
-        if overhead.value is None or overhead.ci_low is None or overhead.ci_high is None:
-            return True
-        if overhead.ci_low <= 0 <= overhead.ci_high:
-            return True
-        ends = [abs(end) for end in (control.value, control.ci_low, control.ci_high) if end is not None]
-        return abs(overhead.value) <= max(ends, default=0.0)
+        return below_noise(self.overhead, self.control)
 
 
-def _paired(one: dict[int, float], base: dict[int, float]) -> Quantity:
+def below_noise(overhead: Quantity, control: Quantity) -> bool:
+    """Whether a difference cannot be told from nothing, or is no larger than the control's may be."""
+    if overhead.value is None or overhead.ci_low is None or overhead.ci_high is None:
+        return True
+    if overhead.ci_low <= 0 <= overhead.ci_high:
+        return True
+    ends = [abs(end) for end in (control.value, control.ci_low, control.ci_high) if end is not None]
+    return abs(overhead.value) <= max(ends, default=0.0)
+
+
+def paired_by_block(one: dict[int, float], base: dict[int, float]) -> Quantity:
     """The median over the blocks that have both of `one` minus `base`."""
     both = sorted(one.keys() & base.keys())
     if not both:
@@ -183,12 +187,13 @@ def _paired(one: dict[int, float], base: dict[int, float]) -> Quantity:
     return estimate([one[block] - base[block] for block in both], "s", "median")
 
 
-def _layers_sum(profiled: ProfiledRuns) -> Quantity:
+def sum_of_layers(profiled: ProfiledRuns) -> Quantity:
+    """The layers' time of an inference together."""
     count = float(np.median(profiled.layer_counts()))
     return resolved(estimate(profiled.sums_s(), "s", "trimmed_mean"), count, profiled.resolution_ns)
 
 
-def _gap(profiled: ProfiledRuns) -> Quantity:
+def gap_between_layers(profiled: ProfiledRuns) -> Quantity:
     """Model time that no layer covers, less what rounding took from the layers where they run one after the other."""
     gap = estimate(profiled.model_s() - profiled.covered_s(), "s", "trimmed_mean")
     if profiled.side_by_side:
@@ -207,7 +212,8 @@ def _less(gap: Quantity, count: float, resolution_ns: int) -> Quantity:
     return gap.model_copy(update=change)
 
 
-def _checks(found: Conservation, profiled: ProfiledRuns, all_recorded: bool) -> dict[str, bool]:
+def checks_of(found: Conservation, profiled: ProfiledRuns, all_recorded: bool) -> dict[str, bool]:
+    """The verdicts that a section shows: conservation, no negative remainder, nothing lost."""
     checks = dict(found.holds)
     if profiled.side_by_side:
         del checks[_SEQUENCE]
@@ -216,7 +222,7 @@ def _checks(found: Conservation, profiled: ProfiledRuns, all_recorded: bool) -> 
     return checks
 
 
-def _judged(verdicts: dict[str, GateResult]) -> tuple[int, int, bool | None, str]:
+def judged(verdicts: dict[str, GateResult]) -> tuple[int, int, bool | None, str]:
     """Accepted, rejected, quiet and reason over all configurations."""
     flags = [verdict.quiet for verdict in verdicts.values()]
     quiet = None if None in flags else all(flags)

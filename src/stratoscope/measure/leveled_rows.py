@@ -35,6 +35,7 @@ class ProfiledRuns:
     Attributes:
         models: one span an inference, by `run`.
         layers: the layers right under the model, not those in the bodies of control-flow nodes, by `run` and start.
+            Where layers are modules (attribute `container`), all of them: one that contains others with its own time.
         nested: how many layers there are in such bodies, in all inferences.
         resolution_ns: unit of the layers' clock, to which durations are rounded down; 0 where they are not rounded.
         side_by_side: whether layers of one inference overlap in time.
@@ -53,16 +54,18 @@ class ProfiledRuns:
         duration = (pl.col("end_ns") - pl.col("start_ns")).alias("duration_ns")
         every = spans.filter(pl.col("level") == Level.LAYER.value)
         starts = models.select("run", model_start_ns="start_ns")
+        modules = bool(every["attributes"].str.contains('"container"', literal=True).any())
+        counted = _own_times(every) if modules else every.join(models.select(parent="span"), on="parent", how="semi")
         layers = (
-            every.join(models.select(parent="span"), on="parent", how="semi")
-            .join(starts, on="run")
-            .with_columns(duration)
+            counted.join(starts, on="run")
+            .with_columns(pl.col("own_ns").alias("duration_ns") if modules else duration)
             .sort("run", "start_ns", "span")
         )
         clock = [json.loads(text) for text in models["attributes"].drop_nulls().unique()]
         resolution = max((int(one["resolution_ns"]) for one in clock if one.get("rounding") == "down"), default=0)
         before = pl.col("end_ns").cum_max().shift(1).over("run")
-        overlap = layers.select((pl.col("start_ns") < before).fill_null(False).any()).item() if layers.height else False
+        plain = layers.filter(~pl.col("span").is_in(layers["parent"].implode())) if modules else layers
+        overlap = plain.select((pl.col("start_ns") < before).fill_null(False).any()).item() if plain.height else False
         return cls(models.with_columns(duration), layers, every.height - layers.height, resolution, bool(overlap))
 
     def model_s(self) -> Floats:
@@ -88,6 +91,14 @@ class ProfiledRuns:
         found = self.layers.with_columns(**columns).group_by("run").agg(aggregate.alias("value"))
         joined = self.models.select("run").join(found, on="run", how="left", maintain_order="left")
         return joined["value"].fill_null(0).to_numpy().astype(np.float64)
+
+
+def _own_times(layers: pl.DataFrame) -> pl.DataFrame:
+    """Layers with `own_ns`: their duration without that of the layers right inside."""
+    duration = pl.col("end_ns") - pl.col("start_ns")
+    inner = layers.group_by("parent").agg(inner_ns=duration.sum()).rename({"parent": "span"})
+    joined = layers.join(inner, on="span", how="left", maintain_order="left")
+    return joined.with_columns(own_ns=duration - pl.col("inner_ns").fill_null(0)).drop("inner_ns")
 
 
 def resolved(quantity: Quantity, rounded: float, resolution_ns: int) -> Quantity:
