@@ -27,6 +27,17 @@ OpKind = Literal["gemm", "experts", "prefill_attention", "decode_attention", "st
 Phase = Literal["train", "prefill", "decode"]
 
 
+# Fused attention backward: 2.5 x the FLOPs of the forward pass, at 63/73 of its best efficiency (arXiv
+# 2307.08691 s. 4.1).
+FLASH_BACKWARD = 2.5 * 73.0 / 63.0
+
+
+# Elements read and written per element by eager PyTorch, counted on transformers' Llama: cast up, square, mean,
+# scale, cast
+# down, weight (34 bytes of 2); two products, a negation, a concatenation and a sum per rotated tensor (10 passes).
+EAGER_RMS_NORM, EAGER_ROTARY = 17.0, 10.0
+
+
 @dataclass(frozen=True)
 class Op:
     """One operator of one rank. Numbers are floats, or arrays with one entry a plan."""
@@ -44,6 +55,7 @@ class Op:
     unit: str = "bf16"
     curve: str = "bf16"
     weight_elements: Num = 0.0
+    flash_version: int = 3
     reread: float = 1.0  # of decode attention: how often the cache passes through the second-level cache
 
 
@@ -153,7 +165,13 @@ def attention_ops(mixer: Attention | LatentAttention, shape: Shape, formats: For
         flops = 2.0 * shape.batch * pairs * heads * width
         held = (shape.queries / shape.cp) * heads * width + shape.context * _kv_width(mixer, shape.tp)
         op = Op(
-            "attention", "prefill_attention", flops, shape.batch * held * size, seq=shape.context, unit=_unit(formats)
+            "attention",
+            "prefill_attention",
+            flops,
+            shape.batch * held * size,
+            seq=shape.context,
+            unit=_unit(formats),
+            flash_version=engine.flash_version,
         )
         return [op]
     rows = shape.queries / shape.cp
@@ -247,7 +265,9 @@ def layer_ops(layer: Layer, model: ModelSpec, shape: Shape, formats: Formats, en
     out: list[Op] = []
     mixer, ffn = layer.mixer, layer.ffn
     residual = (3.5 if shape.dropout else 3.0) * passes
-    norm = _stream("norm", 2.0 * passes)
+    eager = engine.eager and ffn is not None and ffn.gated
+    norm_bytes = (EAGER_RMS_NORM if eager else 2.0) * passes
+    norm = _stream("norm", norm_bytes, 6.0 if eager else 1.0)
     if mixer is not None:
         out += [norm, *_linears(mixer.linears(hidden), shape.tokens, shape.tp, formats)]
         if isinstance(mixer, StateSpace):
@@ -255,7 +275,7 @@ def layer_ops(layer: Layer, model: ModelSpec, shape: Shape, formats: Formats, en
         else:
             if shape.phase != "decode" and isinstance(mixer, Attention) and mixer.rotary:
                 turned = shape.tokens * (mixer.heads + mixer.kv_heads) * mixer.head_dim / shape.tp
-                out.append(_stream("rotary", 2.0 * size * turned))
+                out.append(_stream("rotary", (EAGER_ROTARY if eager else 2.0) * size * turned, 8.0 if eager else 1.0))
             if engine.transposes_qkv and shape.phase == "prefill":
                 moved = shape.tokens * (
                     mixer.heads / shape.tp * (mixer.head_dim + mixer.v_head_dim) + _kv_width(mixer, shape.tp)
@@ -265,11 +285,11 @@ def layer_ops(layer: Layer, model: ModelSpec, shape: Shape, formats: Formats, en
         out.append(_stream("residual", residual))
     if ffn is not None:
         if not layer.parallel:
-            out.append(_stream("norm", 2.0 * passes * max(1, norms - 1)))
+            out.append(_stream("norm", norm_bytes * max(1, norms - 1), 6.0 if eager else 1.0))
         out += _linears(ffn.linears(hidden), shape.tokens, shape.tp, formats, "ffn ")
         width = ffn.width if not isinstance(ffn, MixtureOfExperts) else ffn.shared_width + ffn.dense_width
         if width:
-            gate = 3.0 if ffn.gated else 2.0
+            gate = (5.0 if eager else 3.0) if ffn.gated else 2.0
             out.append(_stream("activation", gate * size * shape.tokens * width / shape.tp))
         if isinstance(ffn, MixtureOfExperts):
             out += moe_ops(ffn, hidden, shape, formats)
@@ -320,7 +340,7 @@ def backward_ops(op: Op, formats: Formats, *, weight_gradient: bool = True, fuse
         factor = 2.0 if weight_gradient else 1.0
         return [replace(op, name="experts d", flops=factor * op.flops, nbytes=factor * op.nbytes)]
     if op.kind == "prefill_attention":
-        return [replace(op, name=op.name + " d", flops=2.5 * op.flops, nbytes=2.5 * op.nbytes)]
+        return [replace(op, name=op.name + " d", flops=FLASH_BACKWARD * op.flops, nbytes=2.5 * op.nbytes)]
     if op.kind == "batched_gemm":
         return [replace(op, name=op.name + " d", flops=2.0 * op.flops, nbytes=2.0 * op.nbytes, kernels=2.0)]
     grow = {"loss": 0.0, "residual": 2.0 / 3.0, "norm": 1.75, "softmax": 1.4, "activation": 1.5}.get(op.name, 1.0)

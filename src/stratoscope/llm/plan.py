@@ -139,6 +139,8 @@ class Engine(Value):
     step_host_s: float = 0.0  # fixed work between decode steps: sampling bookkeeping, scheduler
     layer_host_s: float = 0.0  # framework time per layer that kernels do not hide
     flash_attention: bool = True
+    eager: bool = False  # RMS norms, rotations and gated activations as chains of elementwise kernels
+    flash_version: int = 3  # 2: kernels that do not use what Hopper and later devices added
     fused_residual: bool = True
     transposes_qkv: bool = False  # prefill adds biases and transposes heads in passes of their own
     custom_allreduce: bool = False
@@ -158,7 +160,7 @@ class Engine(Value):
 ENGINES: dict[str, Engine] = {
     engine.name: engine
     for engine in (
-        Engine(name="generic", source="flash attention, fused residuals, NCCL, no CUDA graphs"),
+        Engine(name="generic", source="FlashAttention-3 class kernels, fused residuals, NCCL, no CUDA graphs"),
         Engine(
             name="megatron-lm",
             flash_attention=False,
@@ -171,12 +173,17 @@ ENGINES: dict[str, Engine] = {
             name="pytorch-eager",
             fused_residual=False,
             copies_cache=True,
+            eager=True,
             source="transformers run eagerly (a dynamic cache is concatenated); its time per layer and pass come "
             "from `llm calibrate`",
         ),
         Engine(name="megatron-core", source="NVIDIA/Megatron-LM d98e8a6: flash attention, overlapped gradients"),
         Engine(
-            name="fsdp", host_launch_s=6e-6, source="PyTorch FSDP: sharded weights gathered behind the layer before"
+            name="fsdp",
+            flash_version=2,
+            eager=True,
+            host_launch_s=6e-6,
+            source="PyTorch FSDP: sharded weights gathered behind the layer before",
         ),
         Engine(
             name="fastertransformer",

@@ -17,6 +17,8 @@ from stratoscope.llm.spec import Attention, Layer, MixtureOfExperts, ModelSpec, 
 # 29.4e9 keys of Adinets and Merrill, arXiv 2206.01784) over 108 multiprocessors.
 SORT_PAIRS_PER_S_PER_UNIT = 14.7e9 / 108
 SORT_UNITS = 108
+# FlashAttention-2 reaches 35 % of an H100 (arXiv 2407.08608, abstract) where the fitted kernels reach 60 %.
+FLASH2_ON_HOPPER = 0.60 / 0.35
 
 
 def price(op: Op, efficiency: Efficiency) -> Cost:
@@ -28,7 +30,9 @@ def price(op: Op, efficiency: Efficiency) -> Cost:
     if op.kind == "experts":
         return efficiency.experts(op.flops, op.nbytes, op.unit)
     if op.kind == "prefill_attention":
-        return efficiency.prefill_attention(op.flops, op.nbytes, op.seq, op.unit)
+        newer = efficiency.hardware.generation in ("hopper", "blackwell") and efficiency.level == "prior"
+        slow = FLASH2_ON_HOPPER if op.flash_version == 2 and newer else 1.0
+        return efficiency.prefill_attention(slow * op.flops, op.nbytes, op.seq, op.unit)
     if op.kind == "decode_attention":
         return efficiency.decode_attention(op.nbytes, op.flops, op.unit, op.reread)
     return efficiency.stream(op.nbytes, op.kernels)
