@@ -171,6 +171,8 @@ def serving_parts(
     count = float(work.batch) if batch is None else batch
     length = float(work.prompt + work.output) if context is None else context
     tokens = count * work.prompt if prefill_tokens is None else prefill_tokens
+    if engine.prefill_token_budget is not None:
+        tokens = np.minimum(tokens, float(engine.prefill_token_budget))
     widest = 0.0
     for layer, _ in model.groups:
         ffn = layer.ffn

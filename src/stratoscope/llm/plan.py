@@ -154,6 +154,7 @@ class Engine(Value):
     reserve_bytes: float = 0.55 * 2**30  # context, libraries, workspaces
     communicator_bytes: float = 0.38 * 2**30  # NCCL buffers at 4-8 ranks
     kv_preallocated_fraction: float | None = None
+    prefill_token_budget: int | None = None  # most tokens of one pass: longer prefills run in chunks
     source: str = ""
 
 
@@ -210,6 +211,7 @@ ENGINES: dict[str, Engine] = {
             custom_allreduce=True,
             step_host_s=80e-6,
             kv_preallocated_fraction=0.9,
+            prefill_token_budget=8192,
             source="TensorRT-LLM 1.x docs: grouped attention kernels, one-shot all-reduce, CUDA graphs",
         ),
         Engine(
@@ -218,6 +220,7 @@ ENGINES: dict[str, Engine] = {
             custom_allreduce=True,
             step_host_s=1.5e-3,
             kv_preallocated_fraction=0.9,
+            prefill_token_budget=8192,
             source="vLLM 0.x: CUDA graphs for decode, Python scheduler between steps",
         ),
     )
