@@ -200,7 +200,7 @@ _MAKERS: Final[dict[str, Callable[[], Policy]]] = {
     "greedydual": lambda: _Priority("greedydual", lambda cost, size, frequency: cost),
     "greedydual-size": lambda: _Priority("greedydual-size", lambda cost, size, frequency: cost / size),
     "gd-wheel": lambda: GdWheel("gd-wheel", per_byte=False),
-    "gd-wheel-size": lambda: GdWheel("gd-wheel-size", per_byte=True),
+    "gd-wheel-size": lambda: GdWheel("gd-wheel-size", per_byte=True, aligned=True),
     "s3-fifo": S3Fifo,
 }
 #: Names of all policies, the default first.
@@ -211,8 +211,8 @@ def make_policy(name: str) -> Policy:
     """A policy without entries; raises ShareError for an unknown name.
 
     gdsf (GreedyDual-Size-Frequency, Cherkasova 1998) weighs frequency x load cost / bytes; lfu counts uses while an
-    entry is there, as TrIMS's "least commonly used" does; gd-wheel is GD-Wheel as published, gd-wheel-size the same
-    with cost / bytes.
+    entry is there, as TrIMS's "least commonly used" does; gd-wheel is GD-Wheel as published, gd-wheel-size its
+    exact placement with cost / bytes.
     """
     if name not in _MAKERS:
         raise ShareError(f"there is no eviction policy {name!r}", hint=f"choose one of: {', '.join(POLICIES)}")

@@ -19,15 +19,26 @@ class GdWheel:
 
     A queue keeps the newest entry at its end, and gives the oldest. `hand_steps` and `migrations` count all work that
     is not constant a request. An entry in use that the hand reaches counts as used now.
+
+    As published, an entry of a higher wheel ignores where the lower hand stands in its round, an error of up to one
+    upper slot. `aligned` adds the hand's position to the cost, as hierarchical timing wheels do, and is exact.
     """
 
     def __init__(
-        self, name: str = "gd-wheel", *, per_byte: bool = False, unit: float | None = None, queues: int = QUEUES
+        self,
+        name: str = "gd-wheel",
+        *,
+        per_byte: bool = False,
+        aligned: bool = False,
+        unit: float | None = None,
+        queues: int = QUEUES,
     ) -> None:
         self.name = name
         self.hand_steps = 0
         self.migrations = 0
         self._per_byte = per_byte
+        self._aligned = aligned
+        self._rest: dict[str, int] = {}  # aligned: what is left of the cost below the slots of the higher wheel
         self._unit = unit if unit is not None else (UNIT_S_PER_BYTE if per_byte else UNIT_S)
         self._queues = queues
         self._wheels = [[OrderedDict[str, None]() for _ in range(queues)] for _ in range(WHEELS)]
@@ -65,14 +76,26 @@ class GdWheel:
         if key in self._where:
             self._unlink(key)
             del self._where[key], self._cost[key]
+            self._rest.pop(key, None)
 
     def _place(self, key: str) -> None:
+        if self._aligned:
+            self._place_aligned(key)
+            return
         cost, wheel = self._cost[key], 0
         for level in reversed(range(WHEELS)):
             if round(cost / self._queues**level) > 0:
                 wheel = level
                 break
         self._put(key, wheel, round(cost / self._queues**wheel))
+
+    def _place_aligned(self, key: str) -> None:
+        cost = self._cost[key]
+        if cost < self._queues:
+            self._put(key, 0, cost)
+            return
+        rounds, self._rest[key] = divmod(cost + self._hands[0], self._queues)
+        self._put(key, 1, rounds)
 
     def _put(self, key: str, wheel: int, steps: int) -> None:
         slot = (min(steps, self._queues - 1) + self._hands[wheel]) % self._queues
@@ -103,6 +126,6 @@ class GdWheel:
             self._migrate(wheel + 1)
         for key in list(self._wheels[wheel][self._hands[wheel]]):
             self._unlink(key)
-            rest = self._cost[key] % self._queues**wheel
+            rest = self._rest.pop(key) if self._aligned else self._cost[key] % self._queues**wheel
             self._put(key, wheel - 1, round(rest / self._queues ** (wheel - 1)))
             self.migrations += 1
