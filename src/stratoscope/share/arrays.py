@@ -18,14 +18,15 @@ class SharedArrays(Mapping[str, np.ndarray]):
     """Weight name to read-only array; the memory behind them is one copy a machine.
 
     Arrays stay valid after `close`, which ends the lease and lets go of the mapping: memory goes when the last array
-    does. `tier` says where the memory is: "file" (page cache) or "memory" (sealed, held by the server).
+    does. With `private` they can be written, and what is written stays in this process. `tier` says where the memory
+    is: "file" (page cache) or "memory" (sealed, held by the server).
     """
 
-    def __init__(self, artifact: Artifact, lease: Lease | None, *, populate: bool) -> None:
+    def __init__(self, artifact: Artifact, lease: Lease | None, *, populate: bool, private: bool = False) -> None:
         self.artifact = artifact
         self.tier = "file" if lease is None else lease.tier
         self._lease = lease
-        self._arrays = _map(artifact, lease, populate)
+        self._arrays = _map(artifact, lease, populate, private)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
@@ -52,7 +53,7 @@ class SharedArrays(Mapping[str, np.ndarray]):
             self._lease = None
 
 
-def _map(artifact: Artifact, lease: Lease | None, populate: bool) -> dict[str, np.ndarray]:
+def _map(artifact: Artifact, lease: Lease | None, populate: bool, private: bool) -> dict[str, np.ndarray]:
     """Arrays over the lease's descriptors, or over the artefact's own files where there is no lease."""
     sizes = {stored.name: stored.nbytes for stored in artifact.manifest.files}
     buffers: dict[str, memoryview] = {}
@@ -60,7 +61,9 @@ def _map(artifact: Artifact, lease: Lease | None, populate: bool) -> dict[str, n
         given = None if lease is None else lease.descriptors.get(name)
         descriptor = open_inside(artifact.folder, name) if given is None else given
         try:
-            buffers[name] = map_descriptor(descriptor, sizes[name], str(artifact.folder / name), populate=populate)
+            buffers[name] = map_descriptor(
+                descriptor, sizes[name], str(artifact.folder / name), populate=populate, private=private
+            )
         finally:
             if given is None:
                 os.close(descriptor)

@@ -45,11 +45,11 @@ def attach(
     return open_arrays(artifact, library, populate=False)
 
 
-def open_arrays(artifact: Artifact, library: Library, *, populate: bool) -> SharedArrays:
+def open_arrays(artifact: Artifact, library: Library, *, populate: bool, private: bool = False) -> SharedArrays:
     """The arrays of an artefact: leased from the server where one runs for this store, else mapped from its files."""
     lease = request_lease(library, artifact.key)
     try:
-        return SharedArrays(artifact, lease, populate=populate)
+        return SharedArrays(artifact, lease, populate=populate, private=private)
     except BaseException:
         if lease is not None:
             lease.close()

@@ -36,11 +36,14 @@ def open_inside(folder: Path, name: str) -> int:
     return descriptor
 
 
-def map_descriptor(descriptor: int, nbytes: int, what: str, *, populate: bool = False) -> memoryview:
+def map_descriptor(
+    descriptor: int, nbytes: int, what: str, *, populate: bool = False, private: bool = False
+) -> memoryview:
     """The first `nbytes` behind `descriptor`, shared and read-only; unmapped when the last array over it goes.
 
-    With `populate` all pages are entered in the page table at once, which costs a tenth of as many faults. The
-    descriptor may be closed afterwards.
+    With `private` pages can be written, and a page that is becomes this process's own: for frameworks that know no
+    read-only memory, where a write would end the process. With `populate` all pages are entered in the page table at
+    once, which costs a tenth of as many faults. The descriptor may be closed afterwards.
 
     Raises:
         IntegrityError: there are fewer bytes than that.
@@ -55,7 +58,8 @@ def map_descriptor(descriptor: int, nbytes: int, what: str, *, populate: bool = 
     if nbytes == 0:
         return memoryview(b"")
     with clear_errors("map", what):
-        mapped = mmap.mmap(descriptor, nbytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        flags, access = (mmap.MAP_PRIVATE, mmap.PROT_WRITE) if private else (mmap.MAP_SHARED, 0)
+        mapped = mmap.mmap(descriptor, nbytes, flags=flags, prot=mmap.PROT_READ | access)
     if populate:
         try:
             mapped.madvise(_MADV_POPULATE_READ)
