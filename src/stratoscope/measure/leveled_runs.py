@@ -121,7 +121,7 @@ def open_sessions(
         trace = backend.open_trace(model, options)
         stack.callback(trace.close)
         profiled = trace.bind(feeds)
-        separate = _fits_in_memory(model_bytes)
+        separate = fits_in_memory(model_bytes)
         control = load().bind(feeds) if separate else plain
         yield Sessions({PLAIN: plain, PROFILED: profiled, CONTROL: control}, trace, separate)
 
@@ -194,6 +194,6 @@ def kept_spans(spans: pl.DataFrame, calls: Sequence[int]) -> pl.DataFrame:
     return joined.with_columns(run=pl.col("kept")).select(spans.columns)
 
 
-def _fits_in_memory(model_bytes: int) -> bool:
-    """Whether three copies of the model take no more than half of the free memory."""
-    return bool(model_bytes * _COPIES <= psutil.virtual_memory().available * MEMORY_SHARE)
+def fits_in_memory(model_bytes: int, copies: int = _COPIES) -> bool:
+    """Whether so many copies of the model take no more than half of the free memory."""
+    return bool(model_bytes * copies <= psutil.virtual_memory().available * MEMORY_SHARE)

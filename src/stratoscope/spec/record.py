@@ -9,6 +9,15 @@ from pydantic import Field
 
 from stratoscope.spec.base import Document, digest_of
 from stratoscope.spec.model import ModelManifest
+from stratoscope.spec.profile import (
+    GenerationSection,
+    LevelCost,
+    OperatorRow,
+    PrimitiveRow,
+    Reconstruction,
+    Reorders,
+    TrainingSection,
+)
 from stratoscope.spec.scenario import ScenarioManifest
 from stratoscope.stats.quantity import Quantity
 
@@ -175,6 +184,11 @@ class ProfileSection(Document):
     layers: tuple[LayerRow, ...]
     noise: NoiseRecord
     note: str = ""
+    levels: tuple[LevelCost, ...] = Field(default=(), description="what each traced level costs, the shallowest first")
+    operators: tuple[OperatorRow, ...] = Field(default=(), description="in the order of execution")
+    primitives: tuple[PrimitiveRow, ...] = Field(default=(), description="in the order of execution")
+    reorders: Reorders | None = Field(default=None, description="null where no primitives were traced")
+    reconstructions: tuple[Reconstruction, ...] = ()
 
 
 class GraphSection(Document):
@@ -215,6 +229,8 @@ class RunRecord(Document):
     sweep: SweepSection | None = None
     accuracy: AccuracySection | None = None
     profile: ProfileSection | None = None
+    training: TrainingSection | None = None
+    generation: GenerationSection | None = None
     outputs_sha256: str | None = Field(default=None, description="of the outputs for the first generated input")
     unavailable: tuple[Unavailable, ...] = ()
     artifacts: dict[str, str] = Field(default={}, description="name -> file, relative to the store's artefact folder")
