@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, Final
 
 import polars as pl
 
 from stratoscope.errors import TraceError
+from stratoscope.trace.files import written_whole
+from stratoscope.trace.lanes import lanes_of
 from stratoscope.trace.levels import Level
 from stratoscope.trace.spans import SPAN_SCHEMA
 
@@ -40,24 +40,9 @@ def write_chrome(frame: pl.DataFrame, path: Path, track_names: Mapping[int, str]
     Raises:
         TraceError: the file cannot be written.
     """
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise TraceError(f"cannot write {path}: {error.strerror}", hint="choose another place") from error
-    try:
-        with os.fdopen(descriptor, "wb") as raw:
-            with _packed(raw) if path.suffix == ".gz" else contextlib.nullcontext(raw) as file:
-                for text in _lines(frame, track_names or {}):
-                    file.write(text.encode())
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError as error:
-        raise TraceError(f"cannot write {path}: {error.strerror}", hint="is the disk full?") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+    with written_whole(path) as raw, _packed(raw) if path.suffix == ".gz" else contextlib.nullcontext(raw) as file:
+        for text in _lines(frame, track_names or {}):
+            file.write(text.encode())
 
 
 def read_chrome(path: Path) -> pl.DataFrame:
@@ -94,7 +79,7 @@ def _lines(frame: pl.DataFrame, track_names: Mapping[int, str]) -> Iterator[str]
     other = {"producer": _PRODUCER, "base_ns": str(base)}
     yield f'{{"displayTimeUnit":"ns","otherData":{json.dumps(other)},"traceEvents":[\n'
     yield _meta("process_name", 0, {"name": _PRODUCER})
-    lanes = _lanes(frame)
+    lanes = lanes_of(frame)
     rows = {lane: row for row, lane in enumerate(sorted(set(lanes)), 1)}
     for lane, row in rows.items():
         name = track_names.get(lane.track, f"track {lane.track}")
@@ -108,42 +93,6 @@ def _lines(frame: pl.DataFrame, track_names: Mapping[int, str]) -> Iterator[str]
         if span["correlation"] and span["kind"] in ("launch", "exec"):
             yield ",\n" + _flow(span, base, row)
     yield "\n]}\n"
-
-
-class _Lane(NamedTuple):
-    """A thread row: of one track, for execution spans or the others, and numbered where spans do not nest in one."""
-
-    track: int
-    executed: bool
-    number: int
-
-
-def _lanes(frame: pl.DataFrame) -> list[_Lane]:
-    """The lane of each span: the first of its track in which it nests with the spans before it."""
-    open_ends: dict[tuple[int, bool], list[list[int]]] = {}
-    lanes: list[_Lane] = [_Lane(0, False, 0)] * frame.height
-    columns = frame.with_row_index("row").sort(
-        ["start_ns", "end_ns", "level", "span"], descending=[False, True, False, False]
-    )
-    for row, track, kind, start, end in columns.select("row", "track", "kind", "start_ns", "end_ns").iter_rows():
-        key = (track, kind == "exec")
-        stacks = open_ends.setdefault(key, [])
-        number = _first_that_nests(stacks, start, end)
-        if number == len(stacks):
-            stacks.append([])
-        stacks[number].append(end)
-        lanes[row] = _Lane(*key, number)
-    return lanes
-
-
-def _first_that_nests(stacks: list[list[int]], start: int, end: int) -> int:
-    """Place of the first stack of open ends in which [start, end) nests, or their number."""
-    for number, stack in enumerate(stacks):
-        while stack and stack[-1] <= start:
-            stack.pop()
-        if not stack or stack[-1] >= end:
-            return number
-    return len(stacks)
 
 
 def _event(span: Mapping[str, Any], base: int, row: int) -> str:

@@ -1,0 +1,77 @@
+"""Turns decimal texts of microseconds into integer nanoseconds, exactly and many at once.
+
+A float64 keeps microseconds of the UNIX epoch to a quarter of a microsecond only, so the digits are read as they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+#: Nanoseconds beyond this are no time of ours: half the range, so that differences do not overflow either.
+LIMIT_NS: Final = 1 << 62
+_ZERO: Final = ord("0")
+#: Digits of whole microseconds that fit for certain, if the first of as many is at most 3.
+_DIGITS: Final = 16
+
+
+def nanoseconds(texts: Sequence[bytes]) -> tuple[Ints, Bools]:
+    """(times, good): texts of microseconds as integer nanoseconds (half to even), 0 where not good.
+
+    Not good is what is no number, or beyond `LIMIT_NS`.
+    """
+    count = len(texts)
+    if count == 0:
+        return np.empty(0, np.int64), np.empty(0, np.bool_)
+    uniform = _uniform(texts)
+    if uniform is not None:
+        return uniform, np.ones(count, np.bool_)
+    found = [_one(text) for text in texts]
+    good = np.array([value is not None for value in found], np.bool_)
+    return np.array([value or 0 for value in found], np.int64), good
+
+
+def _uniform(texts: Sequence[bytes]) -> Ints | None:
+    """All at once where they have the same number of digits before and after the point, and few enough."""
+    length = len(texts[0])
+    first = bytes(texts[0])
+    whole = first.find(b".") if b"." in first else length
+    decimals = max(length - whole - 1, 0)
+    if not 1 <= whole <= _DIGITS or decimals > 3:
+        return None
+    joined = b"".join(texts)
+    if len(joined) != length * len(texts) or set(map(len, texts)) != {length}:
+        return None
+    digits = np.frombuffer(joined, np.uint8).reshape(len(texts), length)
+    if decimals and not (digits[:, whole] == ord(".")).all():
+        return None
+    if whole == _DIGITS and (digits[:, 0] > ord("3")).any():
+        return None
+    value = np.zeros(len(texts), np.int64)
+    for place in range(length):
+        if place != whole:
+            digit = digits[:, place] - np.uint8(_ZERO)  # wraps around below "0"
+            if (digit > 9).any():
+                return None
+            value *= 10
+            value += digit
+    value *= 10 ** (3 - decimals)
+    return value
+
+
+def _one(text: bytes) -> int | None:
+    """One time, or None."""
+    try:
+        value = Decimal(bytes(text).decode().strip('"'))
+        if not value.is_finite() or abs(value) * 1000 > LIMIT_NS:
+            return None
+        return int((value * 1000).to_integral_value(ROUND_HALF_EVEN))
+    except (InvalidOperation, UnicodeDecodeError):
+        return None
