@@ -178,27 +178,41 @@ def fit_collectives(tables: Path, device: str, link: float) -> dict[str, Any]:
 
 
 def fit_moe(tables: Path, device: str, bandwidth: float, peak: float) -> dict[str, Any]:
-    """Routed experts in bf16: t = t0 + ((touched weights / em B)^2 + (flops / ec P)^2)^(1/2)."""
-    table = pl.read_parquet(tables / f"{device}_moe.parquet").filter(
-        (pl.col("moe_dtype") == "bfloat16") & (pl.col("distribution") == "power_law_1.2")
-    )
-    tokens, hidden, inter, top, experts, tp, ep, measured = columns(
-        table, "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size", "latency"
-    )
-    local = experts / ep
-    touched = local * (1 - (1 - top / experts) ** tokens)
-    traffic = touched * 3 * hidden * inter / tp * 2
-    flops = 2 * tokens * top / ep * 3 * hidden * inter / tp
+    """Routed experts in bf16: t = t0 + ((touched weights / em B)^2 + (padded flops / ec P (1 + half / width))^2)^(1/2).
 
-    def residual(x: np.ndarray) -> np.ndarray:
-        body = np.sqrt((traffic / (logistic(x[1]) * bandwidth)) ** 2 + (flops / (logistic(x[2]) * peak)) ** 2)
-        return np.asarray(np.log((np.exp(x[0]) * 1e-6 + body) / (measured * 1e-3)))
+    Padded flops count tile/2 rows more for each touched expert. Fitted where ranks carry equal loads (a
+    balanced table, or
+    no expert parallelism); the p90 is that of all rows with power-law routing, whose worst rank decides.
+    """
+    whole = pl.read_parquet(tables / f"{device}_moe.parquet").filter(pl.col("moe_dtype") == "bfloat16")
+    even = pl.col("distribution") == "balanced"
+    if not len(whole.filter(even)):
+        even = pl.col("moe_ep_size") == 1
 
-    x, spread = fit(residual, [3.0, 0.0, 0.0])
+    def terms(table: pl.DataFrame) -> tuple[np.ndarray, ...]:
+        tokens, hidden, inter, top, experts, tp, ep, measured = columns(
+            table, "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size",
+            "latency",
+        )  # fmt: skip
+        touched = experts / ep * (1 - (1 - top / experts) ** tokens)
+        return touched, tokens * top / ep, 3 * hidden * inter / tp, inter / tp, measured * 1e-3
+
+    def predict(x: np.ndarray, touched: Any, visits: Any, matrix: Any, width: Any) -> Any:
+        memory = touched * matrix * 2 / (logistic(x[1]) * bandwidth)
+        flops = 2 * (visits + touched * np.exp(x[3]) / 2) * matrix
+        compute = flops / (logistic(x[2]) * peak) * (1 + np.exp(x[4]) / width)
+        return np.exp(x[0]) * 1e-6 + np.sqrt(memory**2 + compute**2)
+
+    *work, measured = terms(whole.filter(even))
+    x, spread = fit(lambda x: np.log(predict(x, *work) / measured), [3.0, 1.0, 1.0, 3.0, 4.0])
+    *work, measured = terms(whole.filter(pl.col("distribution") == "power_law_1.2"))
+    spread["p90"] = round(float(np.quantile(measured / predict(x, *work), 0.9)), 3)
     return {
         "t0_s": round(float(np.exp(x[0])) * 1e-6, 9),
         "memory": round(logistic(x[1]), 3),
         "compute": round(logistic(x[2]), 3),
+        "tile_rows": round(float(np.exp(x[3])), 1),
+        "half_width": round(float(np.exp(x[4])), 1),
         **spread,
     }
 

@@ -21,7 +21,7 @@ from stratoscope.llm.ops import Formats, Shape, layer_ops
 from stratoscope.llm.plan import Generation, ParallelPlan, Precision, TrainStep, find_engine
 from stratoscope.llm.search import TrainingSpace, pareto, price_training, search_serving, search_training, training_grid
 from stratoscope.llm.size import saved_bytes_per_token
-from stratoscope.llm.spec import visible_pairs
+from stratoscope.llm.spec import ModelSpec, visible_pairs
 from stratoscope.llm.train import Split, step_time
 
 GENERIC, MEGATRON = find_engine("generic"), find_engine("megatron-lm")
@@ -62,14 +62,21 @@ def test_more_bandwidth_is_never_slower(factor: float, batch: int, prompt: int, 
 
 
 @settings(deadline=None, max_examples=40)
-@given(batch=st.integers(1, 512), prompt=st.integers(1, 4096), name=st.sampled_from(["bf16", "fp8", "int4wo"]))
-def test_more_batch_never_needs_less_memory_and_never_less_time(batch: int, prompt: int, name: str) -> None:
+@given(
+    batch=st.integers(1, 512),
+    prompt=st.integers(1, 4096),
+    name=st.sampled_from(["bf16", "fp8", "int4wo"]),
+    model=st.sampled_from([LLAMA, MIXTRAL]),
+)
+def test_more_batch_never_needs_less_memory_and_never_less_time(
+    batch: int, prompt: int, name: str, model: ModelSpec
+) -> None:
     precision = Precision.preset(name)
     few, many = (Generation(batch=n, prompt=prompt, output=8) for n in (batch, batch + 1))
-    needs = [serving_bytes(LLAMA, ParallelPlan(), work, precision, GENERIC) for work in (few, many)]
+    needs = [serving_bytes(model, ParallelPlan(), work, precision, GENERIC) for work in (few, many)]
     assert needs[0] <= needs[1]
     device = efficiency(find_hardware("h100"))
-    times = [generate(Deployment(LLAMA, ParallelPlan(), precision, GENERIC, device), w).latency for w in (few, many)]
+    times = [generate(Deployment(model, ParallelPlan(), precision, GENERIC, device), w).latency for w in (few, many)]
     assert float(times[0].time) <= float(times[1].time)
     for time in times:
         assert 0 < float(time.low) <= float(time.time) <= float(time.high)

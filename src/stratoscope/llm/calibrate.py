@@ -221,7 +221,8 @@ def fit_document(measured: dict[str, Any]) -> dict[str, Any]:
         "decode": _fit_decode(measured["decode"], bandwidth, size),
     }  # fmt: skip
     base = shipped_priors().generations["ampere"]
-    curves["moe"] = {**curves["gemm"]["bf16"], "norm": 2.0}
+    same = ("t0_s", "memory", "compute", "p10", "p50", "p90", "n", "mae")
+    curves["moe"] = {name: curves["gemm"]["bf16"][name] for name in same}
     curves["collectives"] = base.model_dump(mode="json")["collectives"]
     Curves.model_validate(curves)
     when = datetime.now(UTC).isoformat(timespec="seconds")

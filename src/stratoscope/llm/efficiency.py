@@ -78,6 +78,19 @@ class CollectiveCurve(Spread):
     half_bytes: float = Field(ge=0)
 
 
+class ExpertCurve(Spread):
+    """t = t0 + ((bytes / memory B)^2 + (padded flops / compute P (1 + half_width / width))^2)^(1/2).
+
+    Each touched expert computes half a tile of rows more than it was given. The p90 includes skewed routing.
+    """
+
+    t0_s: float = Field(ge=0)
+    memory: float = Field(gt=0, le=1)
+    compute: float = Field(gt=0, le=1)
+    tile_rows: float = Field(default=0.0, ge=0)
+    half_width: float = Field(default=0.0, ge=0)
+
+
 class Curves(Value):
     """All curves of one device generation (or of one machine, when calibrated)."""
 
@@ -85,7 +98,7 @@ class Curves(Value):
     decode: DecodeCurve
     prefill: PrefillCurve
     elementwise: StreamCurve
-    moe: GemmCurve
+    moe: ExpertCurve
     collectives: dict[str, dict[str, CollectiveCurve]]
 
 
@@ -164,11 +177,12 @@ class Efficiency:
         body = top * (1.0 + share**curve.norm) ** (1.0 / curve.norm)
         return self._cost(curve.t0_s + body, curve, compute, memory, curve.t0_s, "gemm roofline")
 
-    def experts(self, flops: Num, nbytes: Num, unit: str) -> Cost:
-        """The routed experts of one layer in one grouped kernel."""
+    def experts(self, flops: Num, nbytes: Num, unit: str, rows: Num, width: Num) -> Cost:
+        """The routed experts of one layer in one grouped kernel: `rows` per touched expert, `width` inner columns."""
         curve = self.curves.moe
         memory = nbytes / (curve.memory * self.hardware.memory_bandwidth)
-        compute = flops / (curve.compute * self.hardware.peak(unit))
+        padded = flops * (1.0 + curve.tile_rows / 2.0 / np.maximum(np.asarray(rows, dtype=float), 1e-9))
+        compute = padded / (curve.compute * self.hardware.peak(unit)) * (1.0 + curve.half_width / width)
         body = np.sqrt(np.square(memory) + np.square(compute))
         return self._cost(curve.t0_s + body, curve, compute, memory, curve.t0_s, "grouped gemm")
 
@@ -226,7 +240,7 @@ def peak_curves() -> Curves:
         decode=DecodeCurve(t0_s=0, half_bytes=0, exponent=1, **PEAK_SPREAD),
         prefill=PrefillCurve(t0_s=0, compute=1, half_seq=0, **PEAK_SPREAD),
         elementwise=StreamCurve(t0_s=0, memory=1, **PEAK_SPREAD),
-        moe=gemm,
+        moe=ExpertCurve(t0_s=0, memory=1, compute=1, **PEAK_SPREAD),
         collectives={
             name: {"2": collective}
             for name in ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "custom_all_reduce")

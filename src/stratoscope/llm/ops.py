@@ -250,8 +250,8 @@ def moe_ops(moe: MixtureOfExperts, hidden: int, shape: Shape, formats: Formats) 
     flops = 2.0 * visits * expert / by_tp
     nbytes = formats.weight * weights + formats.activation * visits * (2 * hidden + 3 * moe.width / by_tp)
     op = Op(
-        "experts", "experts", flops, nbytes, m=visits / np.maximum(touched, 1.0), unit=formats.unit,
-        curve=formats.curve, weight_elements=local * expert / by_tp,
+        "experts", "experts", flops, nbytes, m=visits / np.maximum(touched, 1e-9), n=moe.width / by_tp,
+        unit=formats.unit, curve=formats.curve, weight_elements=local * expert / by_tp,
     )  # fmt: skip
     shuffle = _stream("route and combine", formats.activation * tokens * hidden * 2 * (1 + moe.top_k), 3.0)
     return [op, shuffle]

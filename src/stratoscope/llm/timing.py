@@ -28,7 +28,7 @@ def price(op: Op, efficiency: Efficiency) -> Cost:
     if op.kind == "batched_gemm":
         return efficiency.gemm(op.m, op.n, op.k, kind="bf16", unit=op.unit, nbytes=op.nbytes, batch=op.batch)
     if op.kind == "experts":
-        return efficiency.experts(op.flops, op.nbytes, op.unit)
+        return efficiency.experts(op.flops, op.nbytes, op.unit, op.m, op.n)
     if op.kind == "prefill_attention":
         newer = efficiency.hardware.generation in ("hopper", "blackwell") and efficiency.level == "prior"
         slow = FLASH2_ON_HOPPER if op.flash_version == 2 and newer else 1.0
