@@ -151,6 +151,12 @@ def gpu_trace() -> LeveledTrace:
     return LeveledTrace.of(frame, deepest=deepest, batch_size=batch)
 
 
+@pytest.fixture(scope="session")
+def make_spans() -> type[Spans]:
+    """`make_spans()`: an empty builder, for tests that need many."""
+    return Spans
+
+
 @pytest.fixture
 def spans() -> Spans:
     """An empty builder."""

@@ -16,7 +16,6 @@ from stratoscope.explain.analyses.facts import Facts
 from stratoscope.explain.analyses.leveled_trace import LEVEL_NAMES, LeveledTrace
 from stratoscope.explain.analyses.samples import Estimate, estimate_s, total
 from stratoscope.explain.roofs import Place, Roofs, place
-from stratoscope.trace.correlate import SITE_SEPARATOR
 from stratoscope.trace.levels import Level
 
 Ints = NDArray[np.int64]
@@ -136,7 +135,7 @@ def _extract(trace: LeveledTrace, batch_size: int | None) -> Kernels:
     sites = trace.spans["site"]
     names = trace.spans["name"]
     held: dict[str, list[tuple[int, int, str | None]]] = defaultdict(list)
-    for row, run, site, text in frame.select("row", "run", "kernel_site", "launch_attributes").iter_rows():
+    for row, run, site, text in frame.select("row", "run", "site", "launch_attributes").iter_rows():
         held[site].append((row, run, text))
     found = []
     for order, (site, entries) in enumerate(held.items()):
@@ -162,30 +161,20 @@ def _extract(trace: LeveledTrace, batch_size: int | None) -> Kernels:
 
 
 def _launched(trace: LeveledTrace, rows: Ints) -> pl.DataFrame:
-    """The kernels with `kernel_site`, and the attributes of their launch; in the order of launch, by run."""
+    """The kernels with the attributes of their launch; in the order of launch, by run."""
     every = trace.spans.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     launches = (
         every.filter((pl.col("kind").cast(pl.String) == "launch") & (pl.col("correlation") != 0))
         .unique(["run", "correlation"], keep="first", maintain_order=True)
         .select("run", "correlation", launched_ns="start_ns", launch_attributes="attributes")
     )
-    above = pl.DataFrame({"span": every["span"], "above": every["site"]}).rename({"span": "parent"})
-    kernels = (
+    kernels: pl.DataFrame = (
         every[rows.tolist()]
         .join(launches, on=["run", "correlation"], how="left", maintain_order="left")
-        .join(above, on="parent", how="left", maintain_order="left")
         .with_columns(begun=pl.coalesce("launched_ns", "start_ns"))
         .sort("run", "begun", "start_ns", "span")
     )
-    same = ["run", "parent", "level", "name"]
-    # The trace's own site counts launches and executions together where they have one name, in the order in which the
-    # device got to them: counting here by launch makes the site hold from run to run.
-    rank = pl.col("span").cum_count().over(same, order_by=["begun", "start_ns", "span"]) - 1
-    name = pl.col("name").str.replace_all("\\", "\\\\", literal=True).str.replace_all("|", "\\|", literal=True)
-    step = pl.concat_str(pl.col("level").cast(pl.String), pl.lit(":"), name, pl.lit("#"), rank.cast(pl.String))
-    path = pl.when(pl.col("above").is_null()).then(step).otherwise(pl.col("above") + SITE_SEPARATOR + step)
-    placed: pl.DataFrame = kernels.with_columns(kernel_site=path)
-    return placed
+    return kernels
 
 
 def _inside(trace: LeveledTrace, rows: Ints, level: Level) -> Ints:

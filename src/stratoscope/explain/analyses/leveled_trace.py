@@ -22,7 +22,7 @@ from stratoscope.errors import TraceError
 from stratoscope.explain.analyses.facts import has_counters
 from stratoscope.explain.analyses.samples import NOTHING, Estimate, estimate_s
 from stratoscope.spec.record import GraphSection, LayerRow, RunRecord, SweepPoint
-from stratoscope.trace.correlate import assign_sites, correlate, parent_rows
+from stratoscope.trace.correlate import SITE_SEPARATOR, assign_sites, correlate, parent_rows
 from stratoscope.trace.levels import Level
 from stratoscope.trace.spans import SPAN_SCHEMA
 
@@ -91,7 +91,8 @@ class LeveledTrace:
             replayed: runs in which counters were collected; runs with counters on launch spans are found by themselves.
             known: further fields.
 
-        Parents and sites are assigned where some are missing.
+        Parents and sites are assigned where some are missing. Sites of launches and executions are counted anew, apart
+        from each other and in the order of launch: the device gets to them in another order in every run.
 
         Raises:
             TraceError: a parent is not in the table, spans share an id, or a run's deepest level is above its spans'.
@@ -103,7 +104,7 @@ class LeveledTrace:
             placed = assign_sites(found.spans)
             spans = spans.with_columns(placed["parent"], placed["site"])
         runs = _runs(spans, deepest, batch_size, replayed)
-        return cls(spans.select(list(SPAN_SCHEMA)), runs, notes=(flagged,) if flagged else (), **known)
+        return cls(_steady(spans.select(list(SPAN_SCHEMA))), runs, notes=(flagged,) if flagged else (), **known)
 
     @classmethod
     def of_record(
@@ -194,6 +195,40 @@ class LeveledTrace:
         rows = self.rows(level, runs)
         kind = self.spans["kind"].cast(pl.String).to_numpy()[rows]
         return np.asarray(rows[(kind != "launch") & (kind != "instant")], np.int64)
+
+
+def _steady(spans: pl.DataFrame) -> pl.DataFrame:
+    """The spans with sites of launches and executions that hold from run to run; order of rows kept."""
+    kind = pl.col("kind").cast(pl.String)
+    device = kind.is_in(["launch", "exec"]) & (pl.col("correlation") != 0)
+    if not spans.select(device.any()).item():
+        return spans
+    launches = (
+        spans.filter(device & (kind == "launch"))
+        .unique(["run", "correlation"], keep="first", maintain_order=True)
+        .select("run", "correlation", begun="start_ns")
+    )
+    above = spans.select(parent="span", above="site")
+    every = (
+        spans.join(launches, on=["run", "correlation"], how="left", maintain_order="left")
+        .join(above, on="parent", how="left", maintain_order="left")
+        .with_columns(begun=pl.coalesce("begun", "start_ns"))
+    )
+    same = ["run", "parent", "level", "name", "kind"]
+    rank = pl.col("span").cum_count().over(same, order_by=["begun", "start_ns", "span"]) - 1
+    name = pl.col("name").str.replace_all("\\", "\\\\", literal=True).str.replace_all("|", "\\|", literal=True)
+    step = pl.concat_str(
+        pl.col("level").cast(pl.String),
+        pl.lit(":"),
+        name,
+        pl.lit("#"),
+        rank.cast(pl.String),
+        pl.when(kind == "launch").then(pl.lit("/launch")).otherwise(pl.lit("")),
+    )
+    path = pl.when(pl.col("above").is_null()).then(step).otherwise(pl.col("above") + SITE_SEPARATOR + step)
+    site = pl.when(device).then(path).otherwise(pl.col("site"))
+    steady: pl.DataFrame = every.with_columns(site=site).select(spans.columns)
+    return steady
 
 
 def _runs(
