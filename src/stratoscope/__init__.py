@@ -9,8 +9,9 @@ from stratoscope.errors import StratoscopeError
 
 if TYPE_CHECKING:
     from stratoscope.api import diagnose, run
+    from stratoscope.trace.application import recording, span
 
-__all__ = ["StratoscopeError", "__version__", "diagnose", "run"]
+__all__ = ["StratoscopeError", "__version__", "diagnose", "recording", "run", "span"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from stratoscope import api
 
         return getattr(api, name)
+    if name in ("recording", "span"):
+        from stratoscope.trace import application
+
+        return getattr(application, name)
     raise AttributeError(f"module 'stratoscope' has no attribute {name!r}")

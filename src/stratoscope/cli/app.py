@@ -11,6 +11,7 @@ from stratoscope.cli.backends import backends
 from stratoscope.cli.compare import compare
 from stratoscope.cli.diagnose import diagnose
 from stratoscope.cli.models import models_app
+from stratoscope.cli.profile import profile
 from stratoscope.cli.results import results_app
 from stratoscope.cli.run import run
 from stratoscope.cli.spec import spec_app
@@ -42,6 +43,7 @@ def _root(
 
 app.command()(diagnose)
 app.command()(run)
+app.command()(profile)
 app.add_typer(models_app, name="models")
 app.add_typer(results_app, name="results")
 app.command()(compare)

@@ -74,11 +74,13 @@ def _show(outcome: Outcome, outputs: Outputs) -> None:
 
     from stratoscope.report.files import write_json
     from stratoscope.report.html import write_report
+    from stratoscope.report.profile_text import render_profile
     from stratoscope.report.terminal import render_record
 
     to_stdout = outputs.json_file is not None and str(outputs.json_file) == "-"
     console = Console(stderr=to_stdout)
     render_record(outcome.record, console)
+    render_profile(outcome.record, console)
     if outputs.json_file is not None:
         write_json(outcome.record, outputs.json_file)
         if not to_stdout:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
@@ -24,7 +24,8 @@ from stratoscope.spec.record import BackendRecord, Digests, RunRecord, Unavailab
 from stratoscope.store.ids import new_run_id
 
 if TYPE_CHECKING:
-    pass
+    from stratoscope.backends.base import TracingBackend
+    from stratoscope.trace.levels import Level
 
 Progress = Callable[[str, float | None], None]
 
@@ -207,6 +208,9 @@ def _profile(run: _Run) -> None:
     from stratoscope.measure.leveled import profile_layers
     from stratoscope.trace.levels import Level
 
+    if run.plan.profile_level is not None:
+        _profile_levels(run, Level[run.plan.profile_level.name])
+        return
     reason = run.capabilities.levels.get(Level.LAYER, "the back end does not trace layers")
     if reason is not None:
         run.unavailable.append(Unavailable(what="layer profile", why=reason))
@@ -221,6 +225,34 @@ def _profile(run: _Run) -> None:
             budget_s=run.plan.profile_budget_s,
             on_progress=lambda text: run.report(text, None),
         )
+
+
+def _profile_levels(run: _Run, level: Level) -> None:
+    """The whole run is this profile, so what hinders it ends the run."""
+    from stratoscope.host.performance_counters import why_no_counters
+    from stratoscope.measure.inputs import make_inputs
+    from stratoscope.measure.leveled_deep import profile_levels
+    from stratoscope.measure.leveled_plan import plan_levels
+    from stratoscope.trace.levels import Level
+
+    plan = plan_levels(run.backend, run.plan.options, level)
+    deep = profile_levels(
+        cast("TracingBackend", run.backend),
+        run.model,
+        run.plan.options,
+        make_inputs(run.model, 1, run.plan.scenario.seeds.inputs)[0],
+        plan,
+        repeats=run.plan.profile_repeats,
+        budget_s=run.plan.profile_budget_s,
+        seed=run.plan.scenario.seeds.inputs,
+        on_progress=lambda text: run.report(text, None),
+    )
+    run.sections["profile"], run.spans = deep.section, deep.spans
+    run.options = dict(deep.options)
+    run.unavailable.extend(deep.missing)
+    if level == Level.HARDWARE:
+        why = why_no_counters() or "counters of the machine are not joined with spans"
+        run.unavailable.append(Unavailable(what="hardware level", why=why))
 
 
 def _sweep(run: _Run) -> None:

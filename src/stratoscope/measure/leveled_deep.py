@@ -85,6 +85,7 @@ class DeepProfile:
     section: ProfileSection
     spans: pl.DataFrame
     missing: tuple[Unavailable, ...]
+    options: Mapping[str, object]
 
 
 def profile_levels(
@@ -150,7 +151,8 @@ def profile_levels(
             "note": _note(schedule, seed, levels, sessions.separate_control),
         }
     )
-    return DeepProfile(section, _all_spans(levels, unprofiled, model), (*plan.missing, *sessions.lost))
+    spans = _all_spans(levels, unprofiled, model)
+    return DeepProfile(section, spans, (*plan.missing, *sessions.lost), sessions.effective_options)
 
 
 class _Unprofiled:
@@ -300,8 +302,8 @@ def _note(schedule: Schedule, seed: int, levels: list[LevelRuns], separate: bool
     parts = [
         f"Unprofiled, control and {names} runs in {schedule.blocks} blocks of {schedule.repeats} each, in random order "
         f"(seed {seed}), {schedule.dropped or 'none'} dropped at each change. Model times are medians, times of "
-        "layers, operators and primitives 20 % trimmed means, each from the runs whose deepest level is its own; overheads are "
-        "medians of the blocks' differences."
+        "layers, operators and primitives 20 % trimmed means, each from the runs whose deepest level is its own; "
+        "overheads are medians of the blocks' differences."
     ]
     if any('"container": true' in (text or "") for text in levels[0].spans["attributes"].to_list()):
         parts.append("A module that contains others counts with its own time.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from stratoscope.backends.base import Backend, BackendOptions, Feeds, Session, TraceSession, TracingBackend
 from stratoscope.errors import MeasurementError, StratoscopeError
@@ -71,6 +71,7 @@ class LeveledSessions(Sessions):
 
     traces: dict[Level, TraceSession] = field(default_factory=dict)
     lost: tuple[Unavailable, ...] = ()
+    effective_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -93,7 +94,8 @@ def open_leveled(
             stack.callback(session.close)
             return session
 
-        calls: dict[str, Call] = {PLAIN: load().bind(feeds)}
+        plain = load()
+        calls: dict[str, Call] = {PLAIN: plain.bind(feeds)}
         traces: dict[Level, TraceSession] = {}
         lost: list[Unavailable] = []
         for level in levels:
@@ -108,7 +110,14 @@ def open_leveled(
                 lost.append(Unavailable(what=f"{level.name.lower()} level", why=str(error)))
         separate = fits_in_memory(model_bytes, len(levels) + 2)
         calls[CONTROL] = load().bind(feeds) if separate else calls[PLAIN]
-        yield LeveledSessions(calls, traces[levels[0]], separate, traces=traces, lost=tuple(lost))
+        yield LeveledSessions(
+            calls,
+            traces[levels[0]],
+            separate,
+            traces=traces,
+            lost=tuple(lost),
+            effective_options=dict(plain.effective_options),
+        )
 
 
 def open_level(backend: TracingBackend, model: LoadableModel, options: BackendOptions, level: Level) -> TraceSession:

@@ -22,6 +22,24 @@ class Section(StrEnum):
     ACCURACY = "accuracy"
 
 
+class ProfileLevel(StrEnum):
+    """How deep a profile goes."""
+
+    LAYER = "layer"
+    OPERATOR = "operator"
+    LIBRARY = "library"
+    KERNEL = "kernel"
+    HARDWARE = "hardware"
+
+
+class Mode(StrEnum):
+    """What the model does: answers, learns, or generates token after token."""
+
+    INFER = "infer"
+    TRAIN = "train"
+    GENERATE = "generate"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One run.
@@ -37,6 +55,9 @@ class Plan:
         max_batch: largest batch size of the sweep.
         sweep_budget_s: seconds for the sweep.
         profile_budget_s: seconds for the leveled profile.
+        profile_level: how deep the profile goes; None: to the layer, by the back end's plain tracer.
+        profile_repeats: inferences of each configuration of the profile; None: what the budget has room for.
+        mode: what is profiled: inferences, training steps, or generation.
         wait: wait for another measurement on this machine to end, instead of failing.
         log_dir: where LoadGen's files are kept, or None.
         command: how to reproduce the run; recorded.
@@ -54,6 +75,9 @@ class Plan:
     max_batch: int = 64
     sweep_budget_s: float = 20.0
     profile_budget_s: float = 10.0
+    profile_level: ProfileLevel | None = None
+    profile_repeats: int | None = None
+    mode: Mode = Mode.INFER
     wait: bool = True
     log_dir: Path | None = None
     command: str = ""

@@ -21,6 +21,7 @@ from stratoscope.report.sections import (
     gaps,
     latency,
     layers,
+    levels,
     summary,
     timeline,
 )
@@ -58,6 +59,7 @@ def render(record: RunRecord, *, samples: pl.DataFrame | None = None, spans: pl.
         batch.section(record),
         cold.section(record),
         layers.section(record),
+        levels.section(record),
         timeline.section(record, spans),
         accuracy.section(record),
         environment.section(record),
