@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from stratoscope.errors import MeasurementError
 
@@ -68,6 +68,41 @@ class Roofs:
         if any(kind not in self.flops_per_s for kind, count in operations.items() if count):
             return None
         return sum(count / self.flops_per_s[kind] for kind, count in operations.items() if count)
+
+
+class Figure(Protocol):
+    """A measured roof: its value in SI units, None where it was not measured."""
+
+    @property
+    def value(self) -> float | None:
+        """The figure."""
+        ...
+
+
+class MachineRoofs(Protocol):
+    """What the roofs of a machine record tell (`host.roofs.Roofs`)."""
+
+    def flops_per_s(self, threads: int = 1) -> Mapping[str, float]:
+        """Peaks by NumPy's dtype names."""
+        ...
+
+    def bandwidth(self, level: str = "memory", threads: int = 1) -> Figure:
+        """Byte/s of a level of the memory hierarchy."""
+        ...
+
+
+def from_machine(machine: MachineRoofs, threads: int = 1) -> Roofs:
+    """The roofs that were measured on a machine with so many threads: peaks by type, and the memory's bandwidth.
+
+    Raises:
+        MeasurementError: they were not measured with so many threads.
+    """
+    peaks, bandwidth = machine.flops_per_s(threads), machine.bandwidth("memory", threads).value
+    if not peaks or bandwidth is None:
+        raise MeasurementError(
+            f"the record has no peak rate and memory bandwidth for {threads} threads", hint="choose another --threads"
+        )
+    return Roofs(dict(peaks), bandwidth, f"measured with {threads} threads")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,171 @@
+"""`stratoscope analyze RUN`: the analyses A1 to A15, and those beyond, of a stored run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stratoscope.cli.options import DatabaseOption, JsonOption
+
+if TYPE_CHECKING:
+    from stratoscope.explain.analyses.result import AnalysisResult
+    from stratoscope.explain.roofs import Roofs
+    from stratoscope.spec.record import Unavailable
+
+RoofOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--roof", help="Peak rate in FLOP/s by type, as float32=1.2e12; repeat for several.", show_default=False
+    ),
+]
+BandwidthOption = Annotated[
+    float | None, typer.Option("--bandwidth", help="Memory bandwidth in byte/s.", show_default=False)
+]
+MachineOption = Annotated[
+    Path | None,
+    typer.Option("--machine", help="Take the roofs of this record of `stratoscope machine`.", show_default=False),
+]
+_LIST = "list"
+
+
+def analyze(
+    run: Annotated[
+        str,
+        typer.Argument(help="A run's id or its beginning, 'last', or a model's name; 'list' lists the analyses."),
+    ] = "last",
+    analysis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--analysis", "-a", help="Id of an analysis; repeat for several. Default: all.", show_default=False
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv", help="Write the table of one analysis as CSV ('-': standard output).", show_default=False
+        ),
+    ] = None,
+    json_file: JsonOption = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Look at this batch size.", show_default=False)
+    ] = None,
+    roof: RoofOption = None,
+    bandwidth: BandwidthOption = None,
+    machine: MachineOption = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads that the roofs of --machine are for.")] = 1,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows of each table on the terminal.")] = 15,
+    db: DatabaseOption = None,
+) -> None:
+    """Analyse a stored run: the analyses A1 to A15 of XSP, and more. `stratoscope analyze list` lists them."""
+    from stratoscope.errors import MeasurementError
+    from stratoscope.explain.analyses.registry import analyse, find, registry
+    from stratoscope.explain.analyses.result import AnalysisOptions, AnalysisResult
+    from stratoscope.explain.analyses.stored import stored_trace
+
+    if run == _LIST:
+        _list(json_file)
+        return
+    wanted = [find(one).id for one in analysis or registry()]
+    if csv is not None and len(wanted) != 1:
+        raise MeasurementError("--csv writes one table", hint="name it with --analysis A7, or use --json")
+    options = AnalysisOptions(batch_size, _roofs(roof, bandwidth, machine, threads))
+    name, trace = stored_trace(run, db)
+    found = [analyse(one, trace, options) for one in wanted]
+    results = [one for one in found if isinstance(one, AnalysisResult)]
+    missing = [one for one in found if not isinstance(one, AnalysisResult)]
+    if not results:
+        why = dict.fromkeys(one.why for one in missing)
+        raise MeasurementError(f"run {name} does not have what {', '.join(wanted)} needs: {'; '.join(why)}")
+    if csv is not None:
+        write_out(csv, results[0].to_csv())
+    if json_file is not None:
+        write_out(json_file, _json(name, results, missing))
+    if "-" not in (str(csv), str(json_file)):
+        _print(results, missing, rows)
+
+
+def _list(json_file: Path | None) -> None:
+    """The analyses with what they need."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from stratoscope.explain.analyses.registry import registry
+
+    every = registry().values()
+    if json_file is not None:
+        listed = [{"id": one.id, "title": one.title, "needs": list(one.needs)} for one in every]
+        write_out(json_file, json.dumps({"schema": "stratoscope/analysis-list/1", "analyses": listed}, indent=2) + "\n")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("id", "analysis", "needs spans of"):
+        table.add_column(column)
+    for one in every:
+        table.add_row(one.id, one.title, ", ".join(one.needs) or "(samples of a load)")
+    Console().print(table)
+
+
+def _roofs(roof: list[str] | None, bandwidth: float | None, machine: Path | None, threads: int) -> Roofs | None:
+    from stratoscope.errors import MeasurementError
+    from stratoscope.explain.roofs import Roofs, from_machine
+
+    if machine is not None:
+        from stratoscope.host.roofs import Roofs as MachineRoofs
+
+        if roof or bandwidth is not None:
+            raise MeasurementError("--machine gives the roofs: leave --roof and --bandwidth out")
+        return from_machine(MachineRoofs.load(machine), threads)
+    if not roof and bandwidth is None:
+        return None
+    if not roof or bandwidth is None:
+        raise MeasurementError(
+            "roofs are a peak rate and a bandwidth", hint="give both --roof float32=... and --bandwidth"
+        )
+    peaks = {}
+    for text in roof:
+        kind, _, number = text.partition("=")
+        try:
+            peaks[kind.strip()] = float(number)
+        except ValueError:
+            raise MeasurementError(f"--roof {text!r} is not of the form float32=1.2e12") from None
+    return Roofs(peaks, bandwidth)
+
+
+def _json(run: str, results: list[AnalysisResult], missing: list[Unavailable]) -> str:
+    import json
+
+    document: dict[str, Any] = {
+        "schema": "stratoscope/analyses/1",
+        "run": run,
+        "results": [one.to_json() for one in results],
+        "unavailable": [one.model_dump() for one in missing],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_out(file: Path, text: str) -> None:
+    """Writes a text to a file, or to standard output for `-`."""
+    from stratoscope.report.files import write_text
+
+    if str(file) == "-":
+        typer.echo(text, nl=False)
+    else:
+        write_text(file, text)
+
+
+def _print(results: list[AnalysisResult], missing: list[Unavailable], rows: int) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from stratoscope.report.analysis import render_analysis
+
+    console = Console()
+    for number, result in enumerate(results):
+        if number:
+            console.print()
+        render_analysis(result, console, rows)
+    for one in missing:
+        console.print(Text(f"{one.what}: unavailable, {one.why}"), soft_wrap=True)
