@@ -67,8 +67,9 @@ def shape_of(database: str) -> tuple[set[tuple[str, str, bool]], set[tuple[str, 
     """Columns with type and whether they may be null, indexes with their columns, and the version."""
     with connect(database) as connection:
         inspector = inspect(connection)
-        columns = {(c["name"], _kind(c["type"]), c["nullable"]) for c in inspector.get_columns("runs")}
-        indexes = {(i["name"], tuple(i["column_names"])) for i in inspector.get_indexes("runs")}
+        tables = {"runs", "machines"} & set(inspector.get_table_names())
+        columns = {(c["name"], _kind(c["type"]), c["nullable"]) for t in tables for c in inspector.get_columns(t)}
+        indexes = {(i["name"], tuple(i["column_names"])) for t in tables for i in inspector.get_indexes(t)}
         version = connection.scalar(text("SELECT value FROM meta WHERE name = 'schema_version'"))
     return columns, indexes, version
 
@@ -91,6 +92,7 @@ def test_a_migrated_database_has_the_same_tables_as_a_new_one(database: str, mak
     new = shape_of(database)
     with connect(database) as connection:
         connection.execute(text("DROP TABLE runs"))
+        connection.execute(text("DROP TABLE machines"))
         connection.execute(text("DROP TABLE meta"))
         connection.commit()
     fill_version_1(database, make_record())
@@ -117,7 +119,7 @@ def test_a_newer_database_is_refused_and_not_touched(database: str) -> None:
         connection.execute(text("UPDATE meta SET value = '99' WHERE name = 'schema_version'"))
         connection.commit()
     before = shape_of(database)
-    with pytest.raises(StoreError, match=r"newer Stratoscope \(schema 99; this one knows 2\)") as caught:
+    with pytest.raises(StoreError, match=r"newer Stratoscope \(schema 99; this one knows 3\)") as caught:
         Store.open(database)
     assert "upgrade" in str(caught.value)
     assert shape_of(database) == before

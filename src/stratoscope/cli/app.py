@@ -7,13 +7,17 @@ from typing import Annotated
 import typer
 
 from stratoscope._version import __version__
+from stratoscope.cli.analyze import analyze
 from stratoscope.cli.backends import backends
 from stratoscope.cli.compare import compare
 from stratoscope.cli.diagnose import diagnose
+from stratoscope.cli.llm import llm_app
+from stratoscope.cli.machine import machine_app
 from stratoscope.cli.models import models_app
 from stratoscope.cli.profile import profile
 from stratoscope.cli.results import results_app
 from stratoscope.cli.run import run
+from stratoscope.cli.share import share_app
 from stratoscope.cli.spec import spec_app
 from stratoscope.cli.trace import trace_app
 
@@ -44,9 +48,13 @@ def _root(
 app.command()(diagnose)
 app.command()(run)
 app.command()(profile)
+app.add_typer(machine_app, name="machine")
 app.add_typer(models_app, name="models")
 app.add_typer(results_app, name="results")
 app.command()(compare)
+app.command()(analyze)
 app.add_typer(spec_app, name="spec")
 app.add_typer(trace_app, name="trace")
+app.add_typer(share_app, name="share")
+app.add_typer(llm_app, name="llm")
 app.command()(backends)

@@ -24,6 +24,8 @@ SCALES: Final[Mapping[str, Sequence[tuple[float, str]]]] = {
         (1e3, "kFLOP/s"),
         (1.0, "FLOP/s"),
     ),
+    "Hz": ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"), (1.0, "Hz")),
+    "degC": ((1.0, "°C"),),
     "1/s": ((1.0, "/s"),),
     "1": ((1.0, ""),),
 }

@@ -65,6 +65,18 @@ RUNS: Final = Table(
     Index("runs_created_at", "created_at"),
 )
 
+#: One row a characterised machine (`stratoscope machine`), with the whole record as JSON; `created_at` as in RUNS.
+MACHINES: Final = Table(
+    "machines",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("created_at", String(27), nullable=False),
+    Column("hostname", Text, nullable=False),
+    Column("digest_hardware", String(80), nullable=False),
+    Column("record", Text, nullable=False),
+    Index("machines_created_at", "created_at"),
+)
+
 
 def _add_batch_size(connection: Connection) -> None:
     """1 -> 2: the batch size becomes a column of the list, filled from the records."""
@@ -76,8 +88,19 @@ def _add_batch_size(connection: Connection) -> None:
         )
 
 
+def _add_machines(connection: Connection) -> None:
+    """2 -> 3: a table of characterised machines, empty."""
+    connection.execute(
+        text(
+            "CREATE TABLE machines (id VARCHAR(64) NOT NULL PRIMARY KEY, created_at VARCHAR(27) NOT NULL, "
+            "hostname TEXT NOT NULL, digest_hardware VARCHAR(80) NOT NULL, record TEXT NOT NULL)"
+        )
+    )
+    connection.execute(text("CREATE INDEX machines_created_at ON machines (created_at)"))
+
+
 #: `MIGRATIONS[v - 1]` takes a database from version v to v + 1. They use SQL text, not the tables above: those change.
-MIGRATIONS: Final[Sequence[Callable[[Connection], None]]] = (_add_batch_size,)
+MIGRATIONS: Final[Sequence[Callable[[Connection], None]]] = (_add_batch_size, _add_machines)
 
 SCHEMA_VERSION: Final = len(MIGRATIONS) + 1
 
