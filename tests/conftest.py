@@ -13,8 +13,9 @@ import pytest
 from stratoscope.spec.record import RunRecord
 
 
-def _load_records() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("stratoscope_test_records", Path(__file__).with_name("records.py"))
+def _load(name: str) -> ModuleType:
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"stratoscope_test_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -22,13 +23,20 @@ def _load_records() -> ModuleType:
     return module
 
 
-RECORDS = _load_records()
+RECORDS = _load("records")
+MACHINES = _load("machines")
 
 
 @pytest.fixture(scope="session")
 def records() -> ModuleType:
     """The module `tests/records.py`: `make_record` and the sections that it is made of."""
     return RECORDS
+
+
+@pytest.fixture(scope="session")
+def machines() -> ModuleType:
+    """The module `tests/machines.py`: `make_machine` and the measurements that it is made of."""
+    return MACHINES
 
 
 @pytest.fixture(scope="session")

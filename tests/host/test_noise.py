@@ -212,3 +212,12 @@ def test_thermal_events_count_once_for_the_threads_of_one_core(tmp_path: Path):
         write(tmp_path, f"{folder}/topology/thread_siblings_list", f"{siblings}\n")
     reading = read_counters(KernelFiles(tmp_path))
     assert (reading.throttled, reading.throttle_sources) == (6, ("thermal core_throttle_count",))
+
+
+def test_an_observation_tells_clock_temperature_and_power_or_why_not() -> None:
+    with observe() as observation:
+        pass
+    record = observation.record()
+    for value in (record.cpu_clock, record.temperature, record.power):
+        assert value is not None
+        assert (value.value is not None and value.value > 0) or value.reason

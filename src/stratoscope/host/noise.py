@@ -10,11 +10,13 @@ import os
 import resource
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from stratoscope.errors import MeasurementError
 from stratoscope.host.counters import MachineCounters, read_counters
+from stratoscope.host.watch import Watch
 from stratoscope.spec.record import NoiseRecord
 from stratoscope.stats.quantity import Quantity
 
@@ -102,8 +104,11 @@ class Observation:
         self._before: tuple[MachineCounters, NoiseSnapshot] | None = None
         self._after: tuple[MachineCounters, NoiseSnapshot] | None = None
         self._wait_reason: str | None = None
+        self._watch: Watch | None = None
+        self._state: Mapping[str, Quantity] = {}
 
     def __enter__(self) -> Self:
+        self._watch = Watch(gpus=False)
         counters = read_counters()
         self._noise = ThreadNoise()
         self._wait_reason = self._noise.reason
@@ -116,6 +121,8 @@ class Observation:
         assert self._noise is not None
         snapshot = self._noise.snapshot()
         self._after = (read_counters(), snapshot)
+        if self._watch is not None:
+            self._state = self._watch.section().summary
         self._noise.close()
 
     def record(
@@ -134,6 +141,7 @@ class Observation:
             self._before,
             self._after,
             self._wait_reason,
+            state=self._state,
             accepted=accepted,
             rejected=rejected,
             quiet=quiet,
@@ -151,12 +159,17 @@ def noise_record(
     after: tuple[MachineCounters, NoiseSnapshot],
     wait_reason: str | None = None,
     *,
+    state: Mapping[str, Quantity] | None = None,
     accepted: int = 0,
     rejected: int = 0,
     quiet: bool | None = None,
     reason: str | None = None,
 ) -> NoiseRecord:
-    """Differences of two readings as quantities; `wait_reason` says why the run-queue wait is missing, where it is."""
+    """Differences of two readings as quantities; `wait_reason` says why the run-queue wait is missing, where it is.
+
+    `state` is a watch's summary, for clock, temperature and power.
+    """
+    state = state or {}
     (machine0, thread0), (machine1, thread1) = before, after
     wait = Quantity.unavailable("s", wait_reason or "the kernel keeps no scheduler statistics", "sum")
     if thread0.wait_ns is not None and thread1.wait_ns is not None:
@@ -175,6 +188,9 @@ def noise_record(
         load_average=load,
         throttled=_throttled(machine0, machine1),
         foreign_cpu_s=_foreign(machine0, machine1),
+        cpu_clock=state.get("cpu_clock"),
+        temperature=state.get("temperature"),
+        power=state.get("power"),
         accepted=accepted,
         rejected=rejected,
         quiet=quiet,

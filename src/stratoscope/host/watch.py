@@ -45,13 +45,18 @@ class _Raw:
 
 
 class Watch:
-    """Readings of the machine's state; the first when it is made. `files` and `clock` stand in for the real ones."""
+    """Readings of the machine's state; the first when it is made.
 
-    def __init__(self, files: KernelFiles | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    `files` and `clock` stand in for the real ones; without `gpus` nvidia-smi, which takes its time, is not asked.
+    """
+
+    def __init__(
+        self, files: KernelFiles | None = None, clock: Callable[[], float] = time.monotonic, *, gpus: bool = True
+    ) -> None:
         self._files = files or KernelFiles()
         self._clock = clock
         self.reasons: dict[str, str] = {}
-        self._has_gpus = bool(read_gpus(Told())[0])
+        self._has_gpus = gpus and bool(read_gpus(Told())[0])
         self._readings = [self._read()]
 
     def read(self, *, force: bool = False) -> None:

@@ -53,7 +53,7 @@ def _over_size(
         marks += _line(name, sorted(members, key=lambda m: float(m.parameters["bytes"])), x, y, COLOURS[index % 6])
     caches = [cache for cache in record.hardware.cpu.caches or () if cache.type != "instruction"]
     markers = [
-        Marker(x.at(cache.size_bytes), f"L{cache.level} {fmt.bare(cache.size_bytes, 'byte')}")
+        Marker(x.at(cache.size_bytes), f"L{cache.level} {size_text(cache.size_bytes)}")
         for cache in caches
         if min(sizes) <= cache.size_bytes <= max(sizes)
     ]
@@ -73,7 +73,7 @@ def _line(name: str, members: Sequence[Measurement], x: Axis, y: Axis, colour: s
         yield band(lower, upper, f"band {colour}")
     yield path([(place, y.at(m.figure.require())) for place, m in at], f"line {colour}")
     for place, m in at:
-        size = fmt.bare(float(m.parameters["bytes"]), "byte")
+        size = size_text(float(m.parameters["bytes"]))
         yield dot(place, y.at(m.figure.require()), f"{name}, {size}: {fmt.text(m.figure)}", colour)
 
 
@@ -128,7 +128,15 @@ def size_axis(low: float, high: float) -> Axis:
     base = log_axis(low, high, "byte")
     powers = [2.0**power for power in range(0, 60, 2) if low <= 2.0**power <= high]
     shown = powers if len(powers) <= 9 else powers[::2]
-    return Axis(low, high, tuple(Tick(base.at(size), fmt.bare(size, "byte")) for size in shown), logarithmic=True)
+    return Axis(low, high, tuple(Tick(base.at(size), size_text(size)) for size in shown), logarithmic=True)
+
+
+def size_text(size_bytes: float) -> str:
+    """A size in binary units without needless digits: 32 KiB, 1.5 MiB."""
+    for factor, unit in ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.4g} {unit}"
+    return f"{size_bytes:.0f} B"
 
 
 def _clamped(part: float) -> float:

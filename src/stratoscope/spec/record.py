@@ -64,6 +64,9 @@ class NoiseRecord(Document):
     load_average: Quantity
     throttled: Quantity = Field(description="CPU quota or thermal throttle events during the measurement")
     foreign_cpu_s: Quantity | None = Field(default=None, description="CPU time that other processes used meanwhile")
+    cpu_clock: Quantity | None = Field(default=None, description="median of all CPUs' clocks, lowest to highest")
+    temperature: Quantity | None = Field(default=None, description="of the hottest CPU sensor")
+    power: Quantity | None = Field(default=None, description="of the CPU packages, mean over the measurement")
     accepted: int = 0
     rejected: int = 0
     quiet: bool | None = Field(default=None, description="the gate's verdict on the whole; null where it cannot tell")

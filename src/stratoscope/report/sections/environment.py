@@ -65,6 +65,8 @@ def _noise(caption: str, noise: NoiseRecord) -> Markup:
         ("load average", quantity(noise.load_average)),
         ("throttled", quantity(noise.throttled)),
     ]
+    state = (("CPU clock", noise.cpu_clock), ("CPU temperature", noise.temperature), ("CPU power", noise.power))
+    rows += [(name, quantity(value)) for name, value in state if value is not None]
     return table((), rows, caption=caption)
 
 
