@@ -167,5 +167,6 @@ def _print(results: list[AnalysisResult], missing: list[Unavailable], rows: int)
         if number:
             console.print()
         render_analysis(result, console, rows)
-    for one in missing:
-        console.print(Text(f"{one.what}: unavailable, {one.why}"), soft_wrap=True)
+    for why in dict.fromkeys(one.why for one in missing):
+        names = ", ".join(one.what.split()[0] for one in missing if one.why == why)
+        console.print(Text(f"{names}: unavailable, {why}"), soft_wrap=True)

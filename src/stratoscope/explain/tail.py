@@ -154,6 +154,7 @@ def _layers(
     for site, times in held.items():
         mean = sum(times.get(run, 0) for run in typical) / len(typical) * NS
         lines.append((f"layer {names[site]}", "service", times.get(request["query"], 0) * NS, mean, False))
+    lines.sort(key=lambda line: line[3] - line[2])
     here, usual = sum(line[2] for line in lines), sum(line[3] for line in lines)
     rest = (BETWEEN, "service", request["service_ns"] * NS - here, _mean(middle, "service_ns") - usual, False)
     return [*lines, rest]

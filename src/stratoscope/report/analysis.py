@@ -16,6 +16,21 @@ from stratoscope.report import format as fmt
 #: Columns that a terminal has no room for; CSV and JSON have them.
 _LEFT_OUT: Final = ("_low_s", "_high_s")
 _PATHS: Final = frozenset({"site", "path"})
+#: Columns that are shown before others where there is no room for all.
+_MAIN: Final = frozenset(
+    {"index", "order", "depth", "name", "type", "batch_size", "time_s", "latency_s", "total_s", "share", "bound"}
+    | {"roof_share", "kernel_time_s", "component", "kind", "duration_s", "self_change_s", "verdict", "status"}
+)
+_TEXT_WIDTH: Final = 28
+_INTENSITY: Final = "FLOP/byte"
+#: Units of single figures by the end of their name, the longest that fits.
+_UNITS: Final = {
+    "_s": "s",
+    "_bytes": "byte",
+    "_flops_per_s": "FLOP/s",
+    "_bytes_per_s": "byte/s",
+    "_flop_per_byte": _INTENSITY,
+}
 _SHARES: Final = ("share", "gain", "occupancy")
 
 
@@ -23,26 +38,54 @@ def render_analysis(result: AnalysisResult, console: Console, rows: int) -> None
     """Prints at most `rows` rows, without interval ends, sites and columns that are empty throughout."""
     console.print(Text(f"{result.id}  {result.title}", style="bold"))
     shown = [column for column in result.columns if _has_room(column, result.frame)]
+    cells = [_cells(column, result.frame.head(rows)) for column in shown]
+    kept = _that_fit(shown, cells, console.width)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in shown:
-        numeric = column.dtype.is_numeric()
-        name = column.name.removesuffix("_s").removesuffix("_per").replace("_", " ")
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in result.frame.head(rows).iter_rows(named=True):
-        depth = row.get("depth") or 0
-        cells = []
-        for column in shown:
-            cell = cell_text(row[column.name], column)
-            cells.append(Text("  " * depth + cell if column.name == "name" else cell))
-        table.add_row(*cells)
+    for place in kept:
+        numeric = shown[place].dtype.is_numeric()
+        table.add_column(
+            _heading(shown[place]),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric,
+            max_width=None if numeric else _TEXT_WIDTH,
+        )
+    for row in zip(*(cells[place] for place in kept), strict=True):
+        table.add_row(*map(Text, row))
     console.print(table)
+    left_out = [column.name for place, column in enumerate(shown) if place not in kept]
+    if left_out:
+        _line(console, f"no room for {', '.join(left_out)}: widen the terminal, or take --csv or --json")
     if result.frame.height > rows:
         _line(console, f"... {fmt.count(result.frame.height - rows, 'more row')}")
     for name, value in result.facts.items():
         if value is not None:
-            _line(console, f"{name.replace('_', ' ')}: {_fact(name, value)}")
+            _line(console, _fact(name, value))
     for note in result.notes:
         _line(console, f"note: {note}")
+
+
+def _cells(column: Column, frame: pl.DataFrame) -> list[str]:
+    """The texts of a column; names in a tree are indented by their depth."""
+    texts = [cell_text(value, column) for value in frame[column.name].to_list()]
+    if column.name != "name" or "depth" not in frame.columns:
+        return texts
+    return ["  " * depth + text for depth, text in zip(frame["depth"].to_list(), texts, strict=True)]
+
+
+def _that_fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Places of the columns that fit beside each other; the main ones are looked at first."""
+    needed = []
+    for column, texts in zip(columns, cells, strict=True):
+        longest = max(map(len, [*texts, _heading(column)]))
+        needed.append((longest if column.dtype.is_numeric() else min(longest, _TEXT_WIDTH)) + 2)
+    kept: list[int] = []
+    left = width + 2  # no space after the last one
+    for place in sorted(range(len(columns)), key=lambda one: (columns[one].name not in _MAIN, one)):
+        if needed[place] <= left or not kept:
+            kept.append(place)
+            left -= needed[place]
+    return sorted(kept)
 
 
 def cell_text(value: Any, column: Column) -> str:
@@ -59,23 +102,35 @@ def cell_text(value: Any, column: Column) -> str:
         return str(value)
     if column.unit == "1" and column.name.endswith(_SHARES):
         return fmt.share(value) if value >= 0 else fmt.bare(value * 100, "") + " %"
-    return fmt.bare(value, column.unit)
+    return fmt.bare(value, "" if column.unit == _INTENSITY else column.unit)
 
 
 def _has_room(column: Column, frame: pl.DataFrame) -> bool:
+    """Whether a column tells anything here: no flag that is nowhere set, no own time that is the time everywhere."""
     if column.name.endswith(_LEFT_OUT) or column.name in _PATHS:
         return False
-    return frame.height == 0 or frame[column.name].null_count() < frame.height
+    cells = frame[column.name]
+    if column.name == "self_time_s" and "time_s" in frame.columns:
+        return not cells.equals(frame["time_s"].alias(column.name))
+    if isinstance(column.dtype, pl.Boolean) and not cells.any():
+        return False
+    return frame.height == 0 or cells.null_count() < frame.height
+
+
+def _heading(column: Column) -> str:
+    """The name without its unit, which stands in the cells; but for an intensity, whose unit is long."""
+    if column.unit == _INTENSITY:
+        return _INTENSITY
+    return column.name.removesuffix("_per_s").removesuffix("_s").removesuffix("_bytes").replace("_", " ")
 
 
 def _fact(name: str, value: str | int | float | bool) -> str:
-    if isinstance(value, str):
-        return _printable(value)
-    if isinstance(value, bool | int):
-        return str(value)
-    units = {"_s": "s", "_bytes": "byte", "_flops_per_s": "FLOP/s", "_bytes_per_s": "byte/s", "_per_byte": "FLOP/byte"}
-    found: Sequence[str] = [unit for end, unit in units.items() if name.endswith(end)]
-    return fmt.bare(value, max(found, key=len, default=""))
+    """A single figure with its name, from whose end the unit is known."""
+    end = max((end for end in _UNITS if name.endswith(end)), key=len, default="")
+    label = name.removesuffix(end).replace("_", " ")
+    if isinstance(value, float):
+        return f"{label}: {fmt.bare(value, _UNITS.get(end, ''))}"
+    return f"{label}: {_printable(str(value))}"
 
 
 def _printable(text: str) -> str:

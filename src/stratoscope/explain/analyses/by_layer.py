@@ -166,7 +166,7 @@ def kernel_and_other_time(trace: LeveledTrace, options: AnalysisOptions) -> Rows
     below = sum(row[-1] is True for row in rows)
     flagged = (
         f"{below} of {len(rows)} layers have less time than their kernels: these run asynchronously or side by "
-        "side, or deeper profiling slowed them"
+        "side, or the machine was busier when they were timed"
         if below
         else ""
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
+from stratoscope.explain.analyses.primitive_work import primitive_work
 from stratoscope.explain.analyses.samples import typical
 from stratoscope.explain.roofs import DEFAULT_TYPE
 
@@ -47,6 +48,7 @@ class Facts:
         read_bytes, written_bytes: at the memory; `moved_bytes` their sum, or told as one.
         occupancy: achieved, of 1.
         copy: it only moves or fills memory.
+        computed: work and traffic are from the sizes of the call, not from counters.
     """
 
     type: str | None = None
@@ -64,6 +66,7 @@ class Facts:
     moved_bytes: float | None = None
     occupancy: float | None = None
     copy: bool = False
+    computed: bool = False
 
     @property
     def flops(self) -> float | None:
@@ -76,7 +79,7 @@ def parse(name: str, *texts: str | None) -> Facts:
 
     A text that is no JSON object tells nothing.
     """
-    return _parse(name.lower().startswith(_COPIES), tuple(text for text in texts if text))
+    return _parse(name, tuple(text for text in texts if text))
 
 
 def has_counters(text: str | None) -> bool:
@@ -92,18 +95,22 @@ def rounding_ns(text: str) -> int:
 
 
 @lru_cache(maxsize=65536)
-def _parse(named_copy: bool, texts: tuple[str, ...]) -> Facts:
+def _parse(name: str, texts: tuple[str, ...]) -> Facts:
     told: dict[str, Any] = {}
     for text in reversed(texts):
         told.update(_object(text))
     outputs, inputs = _tensors(told.get("outputs")), _tensors(told.get("inputs"))
     element_type = _text(told.get("element_type")) or _type_of(inputs, outputs)
     numbers = {field: _first(told, names) for field, names in _NUMBERS.items()}
+    operations = _operations(told, element_type or DEFAULT_TYPE)
+    computed = primitive_work(name, told) if operations is None and numbers["read_bytes"] is None else None
+    if computed is not None:
+        operations = computed.operations
+        numbers |= {"read_bytes": computed.read_bytes, "written_bytes": computed.written_bytes}
     if numbers["moved_bytes"] is None and None not in (numbers["read_bytes"], numbers["written_bytes"]):
         numbers["moved_bytes"] = (numbers["read_bytes"] or 0.0) + (numbers["written_bytes"] or 0.0)
     activity = str(told.get("activity") or told.get("category") or "")
-    copy = named_copy or activity.removeprefix("gpu_") in _COPIES
-    operations = _operations(told, element_type or DEFAULT_TYPE)
+    copy = name.lower().startswith(_COPIES) or activity.removeprefix("gpu_") in _COPIES
     shape = told.get("shape", outputs[0].get("shape") if outputs else None)
     return Facts(
         type=_text(told.get("op")) or _text(told.get("type")),
@@ -112,6 +119,7 @@ def _parse(named_copy: bool, texts: tuple[str, ...]) -> Facts:
         allocator=_text(told.get("allocator")) or _text(told.get("allocator_name")),
         operations={} if operations is None and copy else operations,
         copy=copy,
+        computed=computed is not None,
         **numbers,
     )
 
@@ -135,6 +143,7 @@ def merged(found: Iterable[Facts]) -> Facts:
         allocator=first(lambda one: one.allocator),
         operations=operations if counted else None,
         copy=all(one.copy for one in every),
+        computed=any(one.computed for one in every),
         **{field: typical(getattr(one, field) for one in every) for field in _NUMBERS},
     )
 

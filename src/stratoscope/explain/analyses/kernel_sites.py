@@ -201,6 +201,12 @@ def _notes(
         untimed = sum(count == 0 for count in seen.values())
         lines.append(f"{partial} of {len(found)} ran in some of the {len(timed)} timed runs only" if partial else "")
         lines.append(f"{untimed} of {len(found)} were seen in untimed runs only and have no time" if untimed else "")
+    computed = sum(one.facts.computed for one in found)
+    if computed:
+        lines.append(
+            f"work and traffic of {computed} of {len(found)} are computed from their sizes: each tensor moves once, "
+            "without what caches save or cost"
+        )
     outside = sum(one.layer is None for one in found)
     lines.append(f"{outside} of {len(found)} ran outside of all layers" if outside else "")
     return tuple(line for line in lines if line)

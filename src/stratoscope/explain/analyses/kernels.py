@@ -22,7 +22,7 @@ from stratoscope.explain.analyses.result import (
     notes,
 )
 from stratoscope.explain.analyses.samples import share, total
-from stratoscope.explain.roofs import Bound, Place, Roofs, place
+from stratoscope.explain.roofs import Place, Roofs, place
 
 KERNEL = (
     Column("order", COUNT, "1", "place in the order of launch, from 0"),
@@ -190,7 +190,7 @@ def roof_facts(roofs: Roofs | None) -> dict[str, Scalar]:
     for kind, peak in sorted(roofs.flops_per_s.items()):
         facts[f"peak_{kind}_flops_per_s"] = peak
         facts[f"ridge_{kind}_flop_per_byte"] = roofs.ridge(kind)
-    return {**facts, "overhead_below": roofs.overhead_below, "classes": ", ".join(Bound)}
+    return {**facts, "overhead_below": roofs.overhead_below}
 
 
 def _layers(trace: LeveledTrace, options: AnalysisOptions) -> dict[str, tuple[int, str]]:
