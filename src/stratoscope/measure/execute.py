@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
-from stratoscope.backends.base import Backend, Capabilities, Session
+from stratoscope.backends.base import Backend, Capabilities, Feeds, Session
 from stratoscope.backends.registry import get_backend
 from stratoscope.errors import BackendError, StratoscopeError
 from stratoscope.host.capture import capture_hardware, capture_software
 from stratoscope.host.lock import measurement_lock
-from stratoscope.measure.plan import Plan, Section
+from stratoscope.measure.plan import Mode, Plan, Section
 from stratoscope.models.resolve import resolve, resolve_manifest, with_batch
 from stratoscope.spec.base import digest_of
 from stratoscope.spec.dataset import DatasetManifest, GeneratedInputs
@@ -208,8 +208,8 @@ def _profile(run: _Run) -> None:
     from stratoscope.measure.leveled import profile_layers
     from stratoscope.trace.levels import Level
 
-    if run.plan.profile_level is not None:
-        _profile_levels(run, Level[run.plan.profile_level.name])
+    if run.plan.mode is not Mode.INFER or run.plan.profile_level is not None:
+        _by_mode(run)
         return
     reason = run.capabilities.levels.get(Level.LAYER, "the back end does not trace layers")
     if reason is not None:
@@ -227,20 +227,53 @@ def _profile(run: _Run) -> None:
         )
 
 
-def _profile_levels(run: _Run, level: Level) -> None:
-    """The whole run is this profile, so what hinders it ends the run."""
-    from stratoscope.host.performance_counters import why_no_counters
+def _by_mode(run: _Run) -> None:
+    """Training, generation, or a profile below the layer; what hinders it ends the run, for it is all of the run."""
     from stratoscope.measure.inputs import make_inputs
+    from stratoscope.trace.levels import Level
+
+    feeds = make_inputs(run.model, 1, run.plan.scenario.seeds.inputs)[0]
+    level = None if run.plan.profile_level is None else Level[run.plan.profile_level.name]
+    backend: Any = run.backend
+    if run.plan.mode is Mode.GENERATE:
+        from stratoscope.measure.generation import measure_generation
+
+        session = _able(run, "generation")(run.model, run.plan.options)
+        run.options = dict(session.effective_options)
+        run.sections["generation"], run.spans = measure_generation(session, feeds, budget_s=run.plan.profile_budget_s)
+        return
+    if run.plan.mode is Mode.TRAIN:
+        from stratoscope.measure.training import measure_training
+
+        backend = _able(run, "training")()
+        budget_s = run.plan.profile_budget_s / 2
+        section = measure_training(backend, run.model, run.plan.options, feeds, budget_s=budget_s)
+        run.sections["training"] = section
+    if level is not None:
+        _profile_levels(run, backend, feeds, level)
+
+
+def _able(run: _Run, what: str) -> Callable[..., Any]:
+    """The back end's way to do `what`; raises BackendError where it has none."""
+    found: Callable[..., Any] | None = getattr(run.backend, what, None)
+    if found is None:
+        raise BackendError(f"back end {run.backend.name!r} has no {what}", hint="--backend pytorch has")
+    return found
+
+
+def _profile_levels(run: _Run, backend: Backend, feeds: Feeds, level: Level) -> None:
+    """A leveled experiment down to `level`."""
+    from stratoscope.host.performance_counters import why_no_counters
     from stratoscope.measure.leveled_deep import profile_levels
     from stratoscope.measure.leveled_plan import plan_levels
     from stratoscope.trace.levels import Level
 
-    plan = plan_levels(run.backend, run.plan.options, level)
+    plan = plan_levels(backend, run.plan.options, level)
     deep = profile_levels(
-        cast("TracingBackend", run.backend),
+        cast("TracingBackend", backend),
         run.model,
         run.plan.options,
-        make_inputs(run.model, 1, run.plan.scenario.seeds.inputs)[0],
+        feeds,
         plan,
         repeats=run.plan.profile_repeats,
         budget_s=run.plan.profile_budget_s,
@@ -248,6 +281,12 @@ def _profile_levels(run: _Run, level: Level) -> None:
         on_progress=lambda text: run.report(text, None),
     )
     run.sections["profile"], run.spans = deep.section, deep.spans
+    if run.plan.mode is Mode.TRAIN and plan.levels[0] == Level.LAYER:
+        from stratoscope.measure.training import phases_of
+
+        names = ("forward", "loss", "backward", "optimizer")
+        phases = phases_of(deep.spans.filter(pl.col("run") < deep.section.repeats), names)
+        run.sections["training"] = run.sections["training"].model_copy(update={"phases": phases})
     run.options = dict(deep.options)
     run.unavailable.extend(deep.missing)
     if level == Level.HARDWARE:

@@ -100,7 +100,7 @@ def operator_rows(spans: pl.DataFrame) -> list[OperatorRow]:
                 site=span["site"],
                 parent=above[0]["site"] if above else None,
                 name=span["name"],
-                layer=_nearest(above, Level.LAYER),
+                layer=told.get("module") or _nearest(above, Level.LAYER),
                 depth=sum(row["level"] == Level.OPERATOR for row in above),
                 phase=told.get("phase"),
                 time=time,

@@ -14,6 +14,7 @@ from stratoscope.spec.model import LoadableModel
 from stratoscope.trace.levels import Level
 
 if TYPE_CHECKING:
+    from stratoscope.backends.pytorch.generation import GenerationSession
     from stratoscope.backends.pytorch.session import TorchSession
 
 _ABOVE_MODEL = "the back end sees only the model; spans of the application are recorded by the caller"
@@ -68,6 +69,18 @@ class PyTorchBackend:
         from stratoscope.backends.pytorch.session import TorchSession
 
         return TorchSession(model, options)
+
+    def training(self) -> PyTorchBackend:
+        """This back end with training steps in place of inferences."""
+        from stratoscope.backends.pytorch.training import TrainingBackend
+
+        return TrainingBackend()
+
+    def generation(self, model: LoadableModel, options: BackendOptions) -> GenerationSession:
+        """A session that generates tokens; raises BackendError where the model is no decoder."""
+        from stratoscope.backends.pytorch.generation import GenerationSession
+
+        return GenerationSession(model, options)
 
     def open_trace(self, model: LoadableModel, options: BackendOptions, level: Level = Level.LAYER) -> TraceSession:
         """A session that traces down to `level`.
