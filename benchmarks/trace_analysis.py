@@ -6,7 +6,8 @@ Repeats TRACE (Kineto JSON, plain or .gz; one with launches, copies and two stre
 with shifted times and correlation ids, until it has as many events, and on that file takes in turns, each in a process
 of its own: load + kernel breakdown + temporal breakdown + idle time of ours, and the same of HTA in the environment of
 PYTHON (benchmarks/peers/hta-requirements.txt). Time is from the open file to the last answer, imports not counted;
-memory is the process's peak.
+memory is the process's peak. CPU time of the process is given beside, as on a machine that others use only that says
+much.
 
 Answers are compared twice. HTA reads times into float64 microseconds and rounds starts up and ends down to whole ones;
 given the same rounded times, our figures must be equal to the microsecond. With exact times, they must lie within what
@@ -123,7 +124,7 @@ def made_up(target: Path, steps: int = 12) -> None:
 
 def analyse(path: Path) -> dict[str, Any]:
     """Our answers, the seconds of each step, and the peak of the memory."""
-    times = [time.perf_counter()]
+    times, cpu = [time.perf_counter()], time.process_time()
     trace = import_trace(path, attributes=False)
     times.append(time.perf_counter())
     spans = whole_steps(trace.spans)
@@ -133,10 +134,12 @@ def analyse(path: Path) -> dict[str, Any]:
     times.append(time.perf_counter())
     idle = idle_breakdown(spans)
     times.append(time.perf_counter())
+    cpu = time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = {step: after - before for step, before, after in zip(STEPS, times, times[1:], strict=False)}
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "peak_bytes": peak,
         "exact": answers(trace, kernels, types, temporal, idle),
         "rounded": rounded_answers(trace),
@@ -226,9 +229,14 @@ def compare(path: Path, events: int, rounds: int, peer_python: str | None) -> di
         totals = [sum(one["seconds"].values()) for one in results]
         steps = {step: statistics.median(one["seconds"][step] for one in results) for step in STEPS}
         peak = statistics.median(one["peak_bytes"] for one in results)
+        cpu = [one["cpu_seconds"] for one in results]
         row[arm] = {"seconds": statistics.median(totals), "all_seconds": totals, "steps": steps, "peak_bytes": peak}
+        row[arm] |= {"cpu_seconds": statistics.median(cpu), "all_cpu_seconds": cpu}
         told = "  ".join(f"{step} {seconds:.3f}" for step, seconds in steps.items())
-        print(f"{arm:12} {row[arm]['seconds']:8.3f} s   {told}   peak {peak / 1e6:7.0f} MB")
+        print(
+            f"{arm:12} {row[arm]['seconds']:8.3f} s ({row[arm]['cpu_seconds']:.3f} s of CPU)   {told}   "
+            f"peak {peak / 1e6:7.0f} MB"
+        )
     if peer_python:
         judge(row, runs["stratoscope"][0], runs["hta"][0])
     return row
@@ -237,13 +245,17 @@ def compare(path: Path, events: int, rounds: int, peer_python: str | None) -> di
 def judge(row: dict[str, Any], ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Adds ratios and the comparison of the answers."""
     row["times_faster"] = row["hta"]["seconds"] / row["stratoscope"]["seconds"]
+    row["times_less_cpu"] = row["hta"]["cpu_seconds"] / row["stratoscope"]["cpu_seconds"]
     row["memory_ratio"] = row["stratoscope"]["peak_bytes"] / row["hta"]["peak_bytes"]
     # Sums of float64 microseconds of the epoch lose a quarter of one now and then.
     row["differences_at_equal_rounding"] = differences(ours["rounded"], theirs, 0.5)
     row["differences_of_exact_times"] = differences(ours["exact"], theirs, 2.0 * ours["kernel_calls"])
     exact, rounded = ours["exact"]["temporal"], theirs["temporal"]
     row["rounding_error_of_hta"] = {key: (rounded[key] - value) / max(value, 1e-9) for key, value in exact.items()}
-    print(f"{row['times_faster']:.1f}x faster, {row['memory_ratio']:.2f} of the memory")
+    print(
+        f"{row['times_faster']:.1f}x faster, {row['times_less_cpu']:.1f}x less CPU, "
+        f"{row['memory_ratio']:.2f} of the memory"
+    )
     for what in ("differences_at_equal_rounding", "differences_of_exact_times"):
         print(f"{what.replace('_', ' ')}: {len(row[what])}", *row[what][:5], sep="\n  ")
     print("what HTA's rounding does:", {key: f"{share:+.2%}" for key, share in row["rounding_error_of_hta"].items()})

@@ -19,7 +19,7 @@ def main() -> None:
     path = os.path.abspath(sys.argv[1])
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    times = [time.perf_counter()]
+    times, cpu = [time.perf_counter()], time.process_time()
     analysis = TraceAnalysis(trace_files={0: path}, trace_dir=os.path.dirname(path))
     times.append(time.perf_counter())
     # As many kernels as there are, or the rest would be lumped together.
@@ -31,9 +31,11 @@ def main() -> None:
     times.append(time.perf_counter())
     idle, _ = analysis.get_idle_time_breakdown(visualize=False)
     times.append(time.perf_counter())
+    cpu = time.process_time() - cpu
     steps = ("load", "kernels", "temporal", "idle")
     result = {
         "seconds": {step: after - before for step, before, after in zip(steps, times, times[1:], strict=False)},
+        "cpu_seconds": cpu,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "kernels": dict(zip(kernels["name"], kernels["sum (us)"], strict=True)),
         "types": dict(zip(types["kernel_type"], types["sum"], strict=True)),

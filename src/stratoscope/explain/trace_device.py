@@ -56,7 +56,7 @@ def whole_steps(spans: pl.DataFrame) -> pl.DataFrame:
         return spans
     last = steps["start_ns"].max()
     executed = pl.col("kind") == "exec"
-    host = spans.filter(~executed & (pl.col("start_ns") < last))
+    host = spans.select("kind", "start_ns", "correlation").filter(~executed & (pl.col("start_ns") < last))
     launched = host.filter(pl.col("correlation") != 0)["correlation"].unique()
     left = (~executed & (pl.col("start_ns") < last)) | (executed & pl.col("correlation").is_in(launched.implode()))
     return spans.filter(left)

@@ -37,8 +37,8 @@ def write_otlp(
     deepest: int = Level.LAYER,
     unix_offset_ns: int = 0,
     service: str = "stratoscope",
-) -> None:
-    """Writes the spans down to level `deepest` as one OTLP/JSON request; see `push_otlp` for the arguments.
+) -> int:
+    """Writes the spans down to level `deepest` as one OTLP/JSON request; returns how many. Arguments: see `push_otlp`.
 
     Raises:
         TraceError: the file cannot be written, or a time lies before 1970 once the offset is added.
@@ -46,6 +46,7 @@ def write_otlp(
     rows = _spans(spans, deepest, unix_offset_ns)
     with written_whole(path) as file:
         file.write(json.dumps(_request(rows, service)).encode())
+    return len(rows)
 
 
 def push_otlp(
@@ -71,6 +72,7 @@ def push_otlp(
     Raises:
         TraceError: the address is none, nobody answers, or the collector refuses.
     """
+    _host(address)
     rows = _spans(spans, deepest, unix_offset_ns)
     taken = 0
     for first in range(0, len(rows), BATCH):
@@ -126,13 +128,7 @@ def _request(spans: list[dict[str, Any]], service: str) -> dict[str, Any]:
 
 def _post(address: str, body: bytes, timeout_s: float) -> int:
     """Sends one request; returns how many of its spans the collector rejected."""
-    url = urlsplit(address)
-    try:
-        host, port = url.hostname, url.port
-    except ValueError as error:
-        raise TraceError(f"{address!r} is no address: {error}", hint="http://localhost:4318, say") from error
-    if url.scheme not in ("http", "https") or not host:
-        raise TraceError(f"{address!r} is no http:// or https:// address", hint="http://localhost:4318, say")
+    url, (host, port) = urlsplit(address), _host(address)
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(host, port, timeout=timeout_s)
     path = url.path if url.path not in ("", "/") else "/v1/traces"
@@ -147,6 +143,18 @@ def _post(address: str, body: bytes, timeout_s: float) -> int:
     if answer.status != 200:
         raise TraceError(f"{address} answers {answer.status} {answer.reason}: {text[:200].decode(errors='replace')}")
     return _rejected(text)
+
+
+def _host(address: str) -> tuple[str, int | None]:
+    """Host and port of an address; refuses what is none before anything is sent."""
+    try:
+        url = urlsplit(address)
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise TraceError(f"{address!r} is no address: {error}", hint="http://localhost:4318, say") from error
+    if url.scheme not in ("http", "https") or not host:
+        raise TraceError(f"{address!r} is no http:// or https:// address", hint="http://localhost:4318, say")
+    return host, port
 
 
 def _rejected(answer: bytes) -> int:

@@ -29,6 +29,8 @@ _NUMBER_WORDS: Final = re.compile(rb"NaN|Infinity")
 _SPACE: Final = b" \t\r\n,"
 #: Where a block does not decode as a whole, it is tried again in pieces of about this size.
 _PIECE: Final = 1 << 16
+#: The last boundary of a block is nearly always this near to its end.
+_WINDOW: Final = 1 << 13
 
 _WRONG_TYPE: Final = "a field of another type, or an unknown phase"
 
@@ -121,7 +123,9 @@ class EventStream:
 
     def _whole_events(self, text: bytes) -> tuple[list[Event], bytes]:
         """The events that `text` holds whole, and what is left of it."""
-        boundaries = list(_BOUNDARY.finditer(text, max(0, len(text) - _PIECE)))
+        boundaries = list(_BOUNDARY.finditer(text, max(0, len(text) - _WINDOW)))
+        if not boundaries:
+            boundaries = list(_BOUNDARY.finditer(text, max(0, len(text) - _PIECE)))
         last = boundaries[-1] if boundaries else None
         if last is None:
             return self._by_pieces(text) if len(text) > _PIECE else ([], text)

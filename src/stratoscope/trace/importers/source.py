@@ -10,7 +10,7 @@ from typing import IO, Final
 from stratoscope.errors import TraceError
 
 #: Bytes of one block.
-BLOCK: Final = 4 << 20
+BLOCK: Final = 1 << 20
 #: A file may unfold to no more than this: ten times the largest traces that profilers are known to write.
 MAX_BYTES: Final = 40 << 30
 #: Packed bytes that are unpacked at once.
