@@ -219,6 +219,24 @@ def test_a15_sums_all_kernels_those_outside_layers_too(result: Any) -> None:
     assert row["bound"] == "memory-bound"
 
 
+def test_calls_of_the_driver_beside_executions_are_no_kernels(spans: Any) -> None:
+    spans.add(0, Level.MODEL, "net", 0, 100)
+    spans.add(0, Level.KERNEL, "cudaMalloc", 1, 50)
+    spans.add(0, Level.KERNEL, "cudaLaunchKernel", 60, 2, kind="launch", correlation=1)
+    spans.add(0, Level.KERNEL, "k", 63, 5, kind="exec", correlation=1, track=9)
+    found = analyse("A8", spans.trace(batch_size=1))
+    assert isinstance(found, AnalysisResult)
+    assert found.frame.select("name", "time_s").rows() == [("k", pytest.approx(5e-6))]
+
+
+def test_kernels_without_executions_of_their_own_are_spans_as_they_stand(spans: Any) -> None:
+    spans.add(0, Level.MODEL, "net", 0, 100)
+    spans.add(0, Level.KERNEL, "k", 3, 5)
+    found = analyse("A8", spans.trace(batch_size=1))
+    assert isinstance(found, AnalysisResult)
+    assert column(found, "time_s") == approx(5e-6)
+
+
 @pytest.mark.parametrize("analysis", ["A2", "A8", "A13"])
 def test_with_several_batch_sizes_one_has_to_be_named(gpu_trace: LeveledTrace, analysis: str) -> None:
     found = analyse(analysis, gpu_trace)

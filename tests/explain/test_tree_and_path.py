@@ -83,6 +83,18 @@ def test_a_device_that_outlasts_the_host_ends_the_path(spans: Any) -> None:
     assert path(spans.trace()) == [("net", 0, 1, False), ("launch", 1, 2, False), ("k", 2, 10, False)]
 
 
+def test_an_execution_without_a_launch_is_a_marker_and_no_work(spans: Any) -> None:
+    spans.add(0, Level.MODEL, "net", 0, 20)
+    spans.add(0, Level.LIBRARY, "cudaDeviceSynchronize", 5, 10)
+    spans.add(0, Level.LIBRARY, "Context Sync", 6, 8, kind="exec", correlation=4, track=9)
+    trace = spans.trace()
+    assert path(trace) == [("net", 0, 5, False), ("cudaDeviceSynchronize", 5, 15, False), ("net", 15, 20, False)]
+    found = analyse("critical-path", trace)
+    assert isinstance(found, AnalysisResult)
+    assert found.notes == ("1 executions have no launch in the trace and are left out",)
+    assert tree_of(trace.of(spans.frame(), batch_size=1))[0]["share"] == 1.0
+
+
 def test_a_run_without_spans_has_no_path(spans: Any) -> None:
     spans.add(0, Level.MODEL, "net", 0, 5)
     with pytest.raises(Missing, match="run 7 has no spans"):

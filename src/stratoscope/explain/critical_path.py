@@ -1,8 +1,7 @@
 """The critical path of one run: the chain of work and waiting that its end-to-end time is made of.
 
 It is walked backwards from the end, always to what arrived last (after Yang & Miller's program activity
-graphs, ICDCS 1988).
-What may have held work up is read from the trace:
+graphs, ICDCS 1988). What may have held work up is read from the trace:
 
 - work earlier on the same track (program order, or the order of a device's stream);
 - for a device's execution: the call that launched it (correlation id);
@@ -11,7 +10,8 @@ What may have held work up is read from the trace:
 - for a call that waits for the device (`...Synchronize`, a copy that is not asynchronous): the device's work that ended
   during it. Which stream it waits for is not in a trace in general: any counts.
 
-What none of these explains is waiting. Work and waiting add up to the end-to-end time exactly.
+Executions of which no launch is known (markers of a stream's waits) are no work, and are left out. What none of the
+above explains is waiting. Work and waiting add up to the end-to-end time exactly.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Step:
 def critical_path(trace: LeveledTrace, run: int) -> list[Step]:
     """The path of one run from its start to its end, in order of time. Steps join without a gap.
 
-    The run lasts from the first start to the last end of its spans. Raises Missing where the run has no spans.
+    The run lasts from the first start to the last end of its spans, executions without a launch apart. Raises Missing
+    where the run has no spans.
     """
     rows = np.flatnonzero(trace.spans["run"].to_numpy() == run)
     if rows.size == 0:
@@ -96,8 +97,18 @@ def path_of_typical_run(trace: LeveledTrace, options: AnalysisOptions) -> Rows:
             )
         )
     waiting = sum(step.end_ns - step.start_ns for step in steps if step.waiting) * NS
+    lost = _without_launch(trace, run)
+    note = (f"{lost} executions have no launch in the trace and are left out",) if lost else ()
     facts = {"run": run, "end_to_end_s": whole * NS, "waiting_s": waiting, "steps": len(steps)}
-    return Rows(rows, facts)
+    return Rows(rows, facts, note)
+
+
+def _without_launch(trace: LeveledTrace, run: int) -> int:
+    """How many executions of a run have no launch in it."""
+    kind = pl.col("kind").cast(pl.String)
+    spans = trace.spans.filter(pl.col("run") == run)
+    launches = spans.filter((kind == "launch") & (pl.col("correlation") != 0)).select("correlation")
+    return spans.filter(kind == "exec").join(launches, on="correlation", how="anti").height
 
 
 class _Walk:
@@ -110,12 +121,13 @@ class _Walk:
         self.track = spans["track"].to_list()
         self.parent = trace.parents.tolist()
         self.name = spans["name"].to_list()
-        self.rows = rows
         kind = spans["kind"].cast(pl.String).to_list()
         correlation = spans["correlation"].to_list()
-        self.executed = {row for row in rows if kind[row] == "exec"}
         launches = {correlation[row]: row for row in rows if kind[row] == "launch" and correlation[row]}
-        self.launch = {row: launches[correlation[row]] for row in self.executed if correlation[row] in launches}
+        rows = [row for row in rows if kind[row] != "exec" or correlation[row] in launches]
+        self.rows = rows
+        self.executed = {row for row in rows if kind[row] == "exec"}
+        self.launch = {row: launches[correlation[row]] for row in self.executed}
         by_track: dict[int, list[int]] = defaultdict(list)
         for row in rows:
             if kind[row] != "instant":
@@ -159,10 +171,10 @@ class _Walk:
 
     def steps(self) -> list[Step]:
         """The path, in order of time."""
-        origin = min(self.start[row] for row in self.rows)
         every = [one for found in self.segments.values() for one in found]
         if not every:
             raise Missing("no span of the run lasts any time")
+        origin = min(self.start[row] for row in self.rows)
         _, at, last = max(every, key=lambda one: (one[1], one[2] not in self.executed))
         track = self.track[last]
         found: list[Step] = []

@@ -70,7 +70,7 @@ def top_down(trace: LeveledTrace, options: AnalysisOptions, *, merge: bool = Fal
     deepest = max(run.deepest for run in plain)
     runs = [run.run for run in plain if run.deepest == deepest]
     roots = _grow(trace, runs, merge)
-    whole = sum(sum(node.total.values()) for node in roots) / len(runs) * NS
+    whole = sum(sum(node.total.values()) for node in roots if not node.aside) / len(runs) * NS
     published = _level_times(trace, size)
     rows: list[tuple[Any, ...]] = []
     stack = [(node, 0) for node in reversed(_ordered(roots, merge))]
@@ -120,7 +120,8 @@ def _grow(trace: LeveledTrace, runs: list[int], merge: bool) -> list[_Node]:
         for row in reversed(chain):
             level, name, run = columns["level"][row], columns["name"][row], columns["run"][row]
             above = nodes[parents[row]] if parents[row] >= 0 else None
-            aside = above is not None and (executed[row] or columns["track"][row] != columns["track"][parents[row]])
+            elsewhere = above is not None and columns["track"][row] != columns["track"][parents[row]]
+            aside = executed[row] or elsewhere
             key = f"{level}:{name}" if merge else columns["site"][row]
             path = f"{above.path}|{key}" if merge and above else key
             held = above.children if above else roots

@@ -191,9 +191,16 @@ class LeveledTrace:
         return None
 
     def primitive_rows(self, level: int, runs: Collection[int]) -> NDArray[np.int64]:
-        """As `rows`, without the launch spans of work that a device does later."""
+        """As `rows`, without launches of work that a device does later.
+
+        Where a trace has executions at this level, they alone are its kernels: other calls of a driver that stand there
+        (an allocation, a synchronisation) run on the host.
+        """
         rows = self.rows(level, runs)
-        kind = self.spans["kind"].cast(pl.String).to_numpy()[rows]
+        kinds = self.spans["kind"].cast(pl.String).to_numpy()
+        kind = kinds[rows]
+        if ((kinds == "exec") & (self.spans["level"].to_numpy() == int(level))).any():
+            return np.asarray(rows[kind == "exec"], np.int64)
         return np.asarray(rows[(kind != "launch") & (kind != "instant")], np.int64)
 
 
