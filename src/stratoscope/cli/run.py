@@ -23,6 +23,7 @@ from stratoscope.cli.options import (
     parse_shapes,
 )
 from stratoscope.cli.schema_options import schema_options
+from stratoscope.measure.plan import Mode
 from stratoscope.spec.options import BackendOptions
 from stratoscope.spec.scenario import ScenarioManifest
 
@@ -37,6 +38,9 @@ def run(
     scenario: ScenarioManifest,
     options: BackendOptions,
     backend: BackendOption = "onnxruntime",
+    mode: Annotated[
+        Mode, typer.Option("--mode", help="Answers, training steps, or generation; the last two on PyTorch.")
+    ] = Mode.INFER,
     batch_size: BatchOption = None,
     shape: ShapeOption = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also measure batch sizes and find the optimal one.")] = False,
@@ -65,7 +69,10 @@ def run(
         scenario=scenario.at(batch_size or 1, seed),
         batch_size=batch_size,
         shapes=parse_shapes(shape),
-        sections=frozenset(section for section, asked in wanted.items() if asked),
+        sections=frozenset(section for section, asked in wanted.items() if asked)
+        if mode is Mode.INFER
+        else frozenset({Section.PROFILE}),
+        mode=mode,
         max_batch=max_batch,
         sweep_budget_s=budget,
         wait=wait,

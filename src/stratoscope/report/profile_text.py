@@ -113,14 +113,16 @@ def _lines(node: Node, indent: str) -> Iterator[tuple[str, Node]]:
 
 def _training(section: TrainingSection) -> Table:
     table = _table(
-        f"Training step of {section.batch_size} samples, {section.optimizer}, {section.loss}",
-        f"{fmt.text(section.step_time)} a step, {fmt.text(section.samples_per_s)} samples, "
-        f"peak memory {fmt.text(section.peak_memory)}",
+        f"Training, {section.batch_size} samples a step",
+        f"{section.optimizer}, {section.loss}; peak memory counts from before the model was loaded",
     )
-    for name in ("phase", "time", "share"):
-        table.add_column(name, justify="left" if name == "phase" else "right")
+    for name in ("", "time", "share"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    table.add_row("step", fmt.text(section.step_time), "")
     for phase in section.phases:
-        table.add_row(phase.name, fmt.text(phase.time), fmt.share(phase.share))
+        table.add_row(f"  {phase.name}", fmt.text(phase.time), fmt.share(phase.share))
+    table.add_row("samples a second", fmt.text(section.samples_per_s), "")
+    table.add_row("peak memory", fmt.text(section.peak_memory), "")
     return table
 
 
