@@ -98,11 +98,12 @@ def from_machine(machine: MachineRoofs, threads: int = 1) -> Roofs:
         MeasurementError: they were not measured with so many threads.
     """
     peaks, bandwidth = machine.flops_per_s(threads), machine.bandwidth("memory", threads).value
+    number = f"{threads} thread" if threads == 1 else f"{threads} threads"
     if not peaks or bandwidth is None:
         raise MeasurementError(
-            f"the record has no peak rate and memory bandwidth for {threads} threads", hint="choose another --threads"
+            f"the record has no peak rate and memory bandwidth for {number}", hint="choose another --threads"
         )
-    return Roofs(dict(peaks), bandwidth, f"measured with {threads} threads")
+    return Roofs(dict(peaks), bandwidth, f"measured with {number}")
 
 
 @dataclass(frozen=True, slots=True)
