@@ -41,9 +41,13 @@ def nanoseconds(texts: Sequence[bytes]) -> tuple[Ints, Bools]:
     for rows in alike.values():
         some = [plain[row] for row in rows]
         uniform = _uniform(some)
-        found = [_one(text) for text in some] if uniform is None else None
-        times[rows] = uniform if found is None else [value or 0 for value in found]
-        good[rows] = True if found is None else [value is not None for value in found]
+        if uniform is None:
+            found = [_one(text) for text in some]
+            times[rows] = np.array([value or 0 for value in found], np.int64)
+            good[rows] = np.array([value is not None for value in found], np.bool_)
+        else:
+            times[rows] = uniform
+            good[rows] = True
     return times, good
 
 
