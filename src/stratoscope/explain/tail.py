@@ -77,18 +77,17 @@ def attribute(requests: pl.DataFrame, percentile: float = 99.0, trace: LeveledTr
         "queued_behind": _ahead(table, request) if request["queueing_ns"] else None,
     }
     frame = pl.DataFrame(rows, schema={one.name: one.dtype for one in COLUMNS}, orient="row")
+    said = _caveats(table, percentile, traced=trace is not None)
+    return AnalysisResult("tail", "What was slow in a slow request", COLUMNS, frame, facts, said)
+
+
+def _caveats(table: pl.DataFrame, percentile: float, *, traced: bool) -> tuple[str, ...]:
+    """What a reader of the attribution must know."""
     few = table.height * (1 - percentile / 100) < 1
     told = f"the slowest of {table.height} requests stands for p{percentile:g}: more are needed to have any beyond it"
-    untraced = "" if trace is not None else "the requests were not traced: service is not taken apart by layer"
+    untraced = "" if traced else "the requests were not traced: service is not taken apart by layer"
     unwatched = "" if "run_queue_wait_ns" in table.columns else "run-queue wait was not recorded for each request"
-    return AnalysisResult(
-        "tail",
-        "What was slow in a slow request",
-        COLUMNS,
-        frame,
-        facts,
-        notes(told if few else "", untraced, unwatched),
-    )
+    return notes(told if few else "", untraced, unwatched)
 
 
 def profiled_requests(trace: LeveledTrace, batch_size: int | None) -> tuple[pl.DataFrame, LeveledTrace]:
