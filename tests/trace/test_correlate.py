@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any
 
 import polars as pl
@@ -299,3 +300,24 @@ def test_sites_are_unique_within_a_run(rows: list[dict[str, Any]]) -> None:
     spans = assign_sites(assign_parents(frame(*(row | {"name": f"n{row['level']}"} for row in rows))))
     assert spans.select("run", "site").is_unique().all()
     assert spans["site"].null_count() == 0
+
+
+def test_spans_that_overlap_freely_get_the_parents_and_flags_of_their_definition() -> None:
+    """Against a direct reading of the rules: every earlier span that is still open, for each span."""
+    randomly = random.Random(7)
+    for _ in range(300):
+        begins = [randomly.randrange(12) for _ in range(randomly.randrange(2, 12))]
+        order = sorted((begin, -begin - randomly.randrange(8)) for begin in begins)
+        start, stop = [begin for begin, _ in order], [-end for _, end in order]
+        spans = frame(*(span(40, begin, end) for begin, end in zip(start, stop, strict=True)))
+        expected: list[int | None] = []
+        overlapping = set()
+        for row, (begin, end) in enumerate(zip(start, stop, strict=True)):
+            still_open = [other for other in range(row) if stop[other] > begin]
+            enclosing = [other for other in still_open if stop[other] >= end]
+            expected.append(enclosing[-1] if enclosing else None)
+            partly = [other for other in still_open if stop[other] < end]
+            overlapping |= {row, *partly} if partly else set()
+        found = correlate(spans)
+        assert found.spans["parent"].to_list() == expected
+        assert set(found.flagged["span"]) == overlapping

@@ -55,10 +55,11 @@ def whole_steps(spans: pl.DataFrame) -> pl.DataFrame:
     if steps["name"].n_unique() < 2:
         return spans
     last = steps["start_ns"].max()
-    executed = pl.col("kind") == "exec"
-    host = spans.select("kind", "start_ns", "correlation").filter(~executed & (pl.col("start_ns") < last))
-    launched = host.filter(pl.col("correlation") != 0)["correlation"].unique()
-    left = (~executed & (pl.col("start_ns") < last)) | (executed & pl.col("correlation").is_in(launched.implode()))
+    executed = (spans["kind"] == "exec").fill_null(False).to_numpy()
+    correlation = spans["correlation"].to_numpy()
+    left = ~executed & (spans["start_ns"] < last).to_numpy()
+    work = np.flatnonzero(executed)
+    left[work] = np.isin(correlation[work], correlation[left & (correlation != 0)])
     return spans.filter(left)
 
 

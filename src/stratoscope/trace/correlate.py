@@ -15,6 +15,7 @@ The rules, after XSP (leveled experimentation) and with its gaps closed:
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -56,7 +57,7 @@ def assign_parents(frame: pl.DataFrame) -> pl.DataFrame:
 def correlate(frame: pl.DataFrame) -> Correlation:
     """As `assign_parents`, with the spans that were flagged and why.
 
-    Takes time in n log n for tracks whose spans nest; a track with partial overlaps is swept with a stack in Python.
+    Takes time in n log n; a track with partial overlaps is swept in Python, the others in arrays.
     """
     table = _Table.of(frame)
     if table.size == 0:
@@ -242,20 +243,46 @@ def _nest_laminar(start: Ints, stop: Ints) -> Ints | None:
 
 
 def _nest_by_stack(start: list[int], stop: list[int]) -> tuple[Ints, Bools]:
-    """As `_nest_laminar` for spans that need not nest, and which of them overlap another."""
-    nest = np.full(len(start), -1, np.int64)
-    overlapping = np.zeros(len(start), bool)
-    stack: list[int] = []  # open spans; not a chain here, so that an earlier one may end before a later one
+    """As `_nest_laminar` for spans that need not nest, and which of them overlap another; in n log n as well.
+
+    Of two open spans the one that began later and ends no earlier hides the other from all that follow, so that the
+    stack of those that can still be a parent has falling ends. A span overlaps an earlier one where the first end after
+    its start comes before its own, and a later one where some span that starts inside it ends behind it.
+    """
+    size = len(start)
+    nest = np.full(size, -1, np.int64)
+    overlapping = np.zeros(size, bool)
+    holders: list[int] = []
+    ends: list[int] = []  # a heap
     for row, (begin, end) in enumerate(zip(start, stop, strict=True)):
-        stack = [other for other in stack if stop[other] > begin]
-        for other in reversed(stack):
-            if stop[other] >= end:
-                if nest[row] < 0:
-                    nest[row] = other
-            else:
-                overlapping[row] = overlapping[other] = True
-        stack.append(row)
+        while holders and stop[holders[-1]] < end:
+            holders.pop()
+        # An empty span does not lie inside one that ends where it starts.
+        nest[row] = next((other for other in reversed(holders) if stop[other] > begin), -1)
+        while holders and stop[holders[-1]] <= end:
+            holders.pop()
+        holders.append(row)
+        while ends and ends[0] <= begin:
+            heapq.heappop(ends)
+        overlapping[row] = bool(ends) and ends[0] < end
+        heapq.heappush(ends, end)
+    begins, stops = np.array(start, np.int64), np.array(stop, np.int64)
+    inside = np.searchsorted(begins, stops, side="left")
+    overlapping |= _largest(stops, np.arange(1, size + 1), inside) > stops
     return nest, overlapping
+
+
+def _largest(values: Ints, begin: Ints, end: Ints) -> Ints:
+    """The largest of values[begin:end] for each pair, the least integer if none; by maxima over powers of two."""
+    found = np.full(values.size, np.iinfo(np.int64).min, np.int64)
+    table, width = values, 1
+    count = end - begin
+    while width <= values.size:
+        rows = np.flatnonzero((count >= width) & (count < 2 * width))
+        found[rows] = np.maximum(table[begin[rows]], table[end[rows] - width])
+        table = np.maximum(table[:-width], table[width:])
+        width *= 2
+    return found
 
 
 def _across_tracks(table: _Table, parent: Ints, orphans: Bools) -> Bools:
