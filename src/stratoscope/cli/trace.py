@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stratoscope.cli.options import DatabaseOption
+from stratoscope.cli.trace_diff import diff
 
 if TYPE_CHECKING:
     from stratoscope.trace.importers import ImportedTrace
@@ -165,3 +166,6 @@ def _source(source: str, db: str | None) -> tuple[ImportedTrace, int]:
         raise StoreError(f"run {record.id} has no spans", hint="diagnose records them; run does not")
     first = int(spans["start_ns"].min() or 0)  # type: ignore[arg-type]
     return ImportedTrace(spans, track_frame([]), ImportReport("run")), int(record.created_at.timestamp() * 1e9) - first
+
+
+trace_app.command("diff")(diff)
