@@ -47,7 +47,7 @@ from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.profile import LevelCost
 from stratoscope.spec.record import LayerRow, ProfileSection, Unavailable
 from stratoscope.stats.estimators import estimate
-from stratoscope.stats.noise import GateResult
+from stratoscope.stats.noise import GateResult, gate
 from stratoscope.stats.quantity import Quantity
 from stratoscope.trace.check import check_conservation
 from stratoscope.trace.levels import Level
@@ -179,7 +179,7 @@ def _level_runs(
 ) -> LevelRuns:
     calls = np.asarray(runs.call)
     recorded = np.isin(calls, spans["run"].unique().to_numpy())
-    accepted = verdict.accepted & recorded
+    accepted = _own_gate(spans, calls, verdict).accepted & recorded
     kept, unplaced = with_serialised_parents(kept_spans(spans, calls[accepted].tolist()), serialised)
     models = kept.filter(pl.col("level") == Level.MODEL.value).sort("run")
     if models.height != int(accepted.sum()) or models.height == 0:
@@ -190,6 +190,21 @@ def _level_runs(
     durations = np.zeros(accepted.size)
     durations[accepted] = model_s  # the back end's own span: without what tracing does around it
     return LevelRuns(level, kept, model_s, block_medians(runs, durations, accepted), bool(recorded.all()), unplaced)
+
+
+def _own_gate(spans: pl.DataFrame, calls: NDArray[np.int64], verdict: GateResult) -> GateResult:
+    """The verdict on what disturbed the thread that did the work, where that was in another process and tells it."""
+    models = spans.filter(pl.col("level") == Level.MODEL.value).select("run", "attributes")
+    told = {run: json.loads(text or "{}").get("noise") for run, text in models.iter_rows()}
+    found = [told.get(int(call)) for call in calls]
+    if not found or any(one is None for one in found):
+        return verdict
+    waits = [one["wait_ns"] for one in found if one is not None]
+    return gate(
+        [one["wall_ns"] for one in found if one is not None],
+        [one["cpu_ns"] for one in found if one is not None],
+        None if None in waits else waits,
+    )
 
 
 def _serialiser(

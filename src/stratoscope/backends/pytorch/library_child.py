@@ -33,6 +33,7 @@ from stratoscope.backends.pytorch.operator_trace import (
 from stratoscope.backends.pytorch.spans import SpanRows
 from stratoscope.backends.pytorch.verbose import BLAS_OPERATORS, Operator, Primitive, attach_by_order, parse_verbose
 from stratoscope.errors import StratoscopeError
+from stratoscope.host.noise import ThreadNoise
 from stratoscope.spec.model import LoadableModel, ModelManifest
 from stratoscope.trace.levels import Level
 
@@ -46,14 +47,27 @@ class LibrarySession(OperatorTraceSession):
         self._flush = ctypes.CDLL(None).fflush
         self._parts: list[tuple[int, int]] = []
         self._before = 0
+        self._noise: list[dict[str, int | None]] = []
 
     def bind(self, feeds: Any) -> Callable[[], list[np.ndarray]]:
         """`OperatorTraceSession.bind`; each call also notes which part of the output is its own."""
         super().bind(feeds)
         tensors = self._tensors
+        noise = ThreadNoise()
 
         def traced() -> list[np.ndarray]:
+            before = noise.snapshot()
             result, profile, start, end = self._profiled(tensors, shapes=True)
+            after = noise.snapshot()
+            self._noise.append(
+                {
+                    "wall_ns": after.wall_ns - before.wall_ns,
+                    "cpu_ns": after.cpu_ns - before.cpu_ns,
+                    "wait_ns": None
+                    if before.wait_ns is None or after.wait_ns is None
+                    else after.wait_ns - before.wait_ns,
+                }
+            )
             self._calls.append((profile, start, end, os.getpid()))
             self._parts.append((self._before, self._size()))
             return self.prepared.arrays(result)
@@ -68,7 +82,9 @@ class LibrarySession(OperatorTraceSession):
         told = [json.dumps(facts) for facts in self._told]
         rows = spans_of(recorded, self._name, [layer.name for layer in self._layers], told)
         for number, (run, own) in enumerate(zip(recorded, lines, strict=True)):
-            add_primitives(rows, number, run, parse_verbose(own))
+            place = add_primitives(rows, number, run, parse_verbose(own))
+            told_run = json.loads(rows.columns["attributes"][place])
+            rows.columns["attributes"][place] = json.dumps(told_run | {"noise": self._noise[number]})
         return rows.frame()
 
     @contextmanager
@@ -87,11 +103,11 @@ class LibrarySession(OperatorTraceSession):
         return self._output.stat().st_size
 
 
-def add_primitives(rows: SpanRows, number: int, run: Recorded, primitives: Sequence[Primitive]) -> None:
+def add_primitives(rows: SpanRows, number: int, run: Recorded, primitives: Sequence[Primitive]) -> int:
     """LIBRARY spans of one inference: oneDNN's at their stamps, MKL's in their operator's longest gap.
 
     Lines that belong to no operator, or are without a stamp, are left out and counted in the attribute
-    `primitives_not_placed` of the model span.
+    `primitives_not_placed` of the model span, whose row is returned.
     """
     mark = next(event for event in run.events if event.name == RUN_MARK)
     place = next(
@@ -137,6 +153,7 @@ def add_primitives(rows: SpanRows, number: int, run: Recorded, primitives: Seque
     told = json.loads(rows.columns["attributes"][place])
     told |= {"primitives": len(primitives), "primitives_not_placed": lost}
     rows.columns["attributes"][place] = json.dumps(told)
+    return place
 
 
 def longest_gap(caller: Event, events: Sequence[Event]) -> int:
