@@ -269,8 +269,10 @@ def test_a_model_with_saved_blobs_is_leased_on_its_file(chain: Chain, library: L
     text = (artifact.folder / "manifest.json").read_text().replace('"direct"', '"saved"')
     (artifact.folder / "manifest.json").write_text(text)
     with serving(library) as server:
-        assert lease_of(library, artifact.key).tier == "file"
+        lease = lease_of(library, artifact.key)
+        assert lease.tier == "file"
         assert server.manager.status()["tiers"][1]["leased_bytes"] == MODEL_BYTES
+        lease.close()
 
 
 def serve_http(folder: Path) -> http.server.ThreadingHTTPServer:
@@ -321,7 +323,7 @@ def test_random_clients_leave_nothing_behind(chain: Chain, library: Library) -> 
     budget = 2 * MODEL_BYTES
     stream = random.Random(0)
     with serving(library, ManagerSettings(memory_bytes=budget, file_bytes=0)) as server:
-        open_arrays(artifacts[0], library, populate=False).close()
+        open_arrays(artifacts[0], library).close()
         assert eventually(lambda: leases(server) == 0)
         for artifact in artifacts:
             ask_server(library, {"op": "evict", "key": artifact.key})
@@ -332,7 +334,7 @@ def test_random_clients_leave_nothing_behind(chain: Chain, library: Library) -> 
             action = stream.random()
             if action < 0.5:
                 try:
-                    arrays = open_arrays(stream.choice(artifacts), library, populate=False)
+                    arrays = open_arrays(stream.choice(artifacts), library)
                 except ShareError:
                     refused += 1
                     continue

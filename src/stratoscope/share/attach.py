@@ -42,14 +42,14 @@ def attach(
         model = resolve(model)
     library = library or Library.open()
     artifact = prepare(model, kind=kind, granularity=granularity, library=library)
-    return open_arrays(artifact, library, populate=False)
+    return open_arrays(artifact, library)
 
 
-def open_arrays(artifact: Artifact, library: Library, *, populate: bool, private: bool = False) -> SharedArrays:
+def open_arrays(artifact: Artifact, library: Library, *, private: bool = False) -> SharedArrays:
     """The arrays of an artefact: leased from the server where one runs for this store, else mapped from its files."""
     lease = request_lease(library, artifact.key)
     try:
-        return SharedArrays(artifact, lease, populate=populate, private=private)
+        return SharedArrays(artifact, lease, private=private)
     except BaseException:
         if lease is not None:
             lease.close()
@@ -110,7 +110,9 @@ def open_shared(model: LoadableModel, *, optimization: str, granularity: Granula
     artifact = prepare(model, optimization=optimization, granularity=granularity, library=library)
     before = private_bytes()
     direct = artifact.manifest.packing == "direct"
-    arrays = open_arrays(artifact, library, populate=direct)
+    arrays = open_arrays(artifact, library)
+    if direct:
+        arrays.populate()
     given = dict(arrays) if direct else {}
     plain = {name: array for name, array in given.items() if name in _native(artifact)}
     return SharedModel(artifact, artifact.graph, plain, arrays, before)

@@ -36,14 +36,11 @@ def open_inside(folder: Path, name: str) -> int:
     return descriptor
 
 
-def map_descriptor(
-    descriptor: int, nbytes: int, what: str, *, populate: bool = False, private: bool = False
-) -> memoryview:
+def map_descriptor(descriptor: int, nbytes: int, what: str, *, private: bool = False) -> memoryview:
     """The first `nbytes` behind `descriptor`, shared and read-only; unmapped when the last array over it goes.
 
     With `private` pages can be written, and a page that is becomes this process's own: for frameworks that know no
-    read-only memory, where a write would end the process. With `populate` all pages are entered in the page table at
-    once, which costs a tenth of as many faults. The descriptor may be closed afterwards.
+    read-only memory, where a write would end the process. The descriptor may be closed afterwards.
 
     Raises:
         IntegrityError: there are fewer bytes than that.
@@ -60,12 +57,17 @@ def map_descriptor(
     with clear_errors("map", what):
         flags, access = (mmap.MAP_PRIVATE, mmap.PROT_WRITE) if private else (mmap.MAP_SHARED, 0)
         mapped = mmap.mmap(descriptor, nbytes, flags=flags, prot=mmap.PROT_READ | access)
-    if populate:
+    return memoryview(mapped)
+
+
+def populate(buffer: memoryview) -> None:
+    """Enters all pages of a mapping in the page table at once, which costs a tenth of as many faults."""
+    mapped = buffer.obj
+    if isinstance(mapped, mmap.mmap):
         try:
             mapped.madvise(_MADV_POPULATE_READ)
         except OSError:  # a kernel before 5.14: the pages come one by one, at first use
             mapped.madvise(mmap.MADV_WILLNEED)
-    return memoryview(mapped)
 
 
 def seal_copy(source: int, nbytes: int, name: str) -> int:

@@ -151,7 +151,8 @@ class S3Fifo:
             return None
         while True:
             limit = self._SMALL * sum(self._size.values())
-            if self._small and (self._small_bytes >= limit or not self._main):
+            # A main queue in which everything is in use would turn for ever.
+            if self._small and (self._small_bytes >= limit or not any(map(allowed, self._main))):
                 victim = self._from_small(allowed)
             else:
                 victim = self._from_main(allowed)

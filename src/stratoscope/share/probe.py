@@ -50,7 +50,7 @@ def run_probe(model: LoadableModel, graph: Path, optimization: str, scratch: Pat
     """
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         inputs = Path(folder) / "inputs.npz"
-        feeds = [_feed(model, seed) for seed in range(INPUTS)]
+        feeds = [make_feed(model, seed) for seed in range(INPUTS)]
         arrays: dict[str, Any] = {f"{number}/{name}": feed[name] for number, feed in enumerate(feeds) for name in feed}
         np.savez(inputs, **arrays)
         request = {"graph": os.fspath(graph), "optimization": optimization, "folder": folder}
@@ -88,7 +88,7 @@ def session_options(optimization: str) -> Any:
     return settings
 
 
-def _feed(model: LoadableModel, seed: int) -> dict[str, np.ndarray]:
+def make_feed(model: LoadableModel, seed: int) -> dict[str, np.ndarray]:
     """Seeded values in the shapes, types and ranges of the manifest."""
     stream = np.random.default_rng(seed)
     return {spec.name: _values(model, spec, stream) for spec in model.manifest.inputs}

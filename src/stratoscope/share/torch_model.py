@@ -97,7 +97,7 @@ def load_torch(
     if library.read(key.digest()) is None:
         ask_server(library, {"op": "fetch", "key": key.digest()})
     artifact = library.obtain(key, lambda folder: _build(factory, weights, name, example, key, folder))
-    arrays = open_arrays(artifact, library, populate=False, private=True)
+    arrays = open_arrays(artifact, library, private=True)
     try:
         with torch.device("meta"), torch.inference_mode(False):
             module = factory()
@@ -138,7 +138,7 @@ def _build(
         manifest = ArtifactManifest(key=key, model=name, files=files, tensors=tensors)
         from stratoscope.share.artifact import Artifact
 
-        _fill(copy, SharedArrays(Artifact(folder, manifest), None, populate=False, private=True), name)
+        _fill(copy, SharedArrays(Artifact(folder, manifest), None, private=True), name)
         with torch.no_grad():
             facts["largest_error"] = largest_error(name, answers, _answers(copy.eval()(*example)))
     return ArtifactManifest(key=key, model=name, files=files, tensors=tensors, load_cost_s=cost, facts=facts)
