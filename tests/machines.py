@@ -74,6 +74,7 @@ def measured(
         flops=Quantity.exact(work, "FLOP") if unit == "FLOP/s" and work is not None else none,
         iterations=1000,
         samples_s=tuple(steps),
+        cpu_samples_s=tuple(steps),
         quiet=True,
         gate="all repeats pass",
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,3 +113,39 @@ def test_on_one_core_there_are_figures_for_one_thread(tmp_path: Path) -> None:
     document = json.loads(done.stdout)
     assert {row["threads"] for row in document["benchmarks"] if not row.get("error_occurred")} == {1}
     assert "one CPU may be used" in " ".join(done.stderr.split())
+
+
+def test_ctrl_c_keeps_what_was_measured_and_exits_with_130(tmp_path: Path) -> None:
+    file = tmp_path / "machine.json"
+    command = [
+        sys.executable,
+        "-m",
+        "stratoscope",
+        "machine",
+        "--probe",
+        "forkjoin",
+        "--probe",
+        "transport",
+        "--budget",
+    ]
+    environment = {**os.environ, "STRATOSCOPE_LOCK": str(tmp_path / "lock"), "STRATOSCOPE_CACHE": str(tmp_path)}
+    environment["STRATOSCOPE_DB"] = str(tmp_path / "results.db")
+    process = subprocess.Popen(
+        [*command, "600", "--json", str(file)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (tmp_path / "lock").exists():
+        time.sleep(0.05)
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "interrupted: Ctrl-C" in out
+    record = json.loads(file.read_text())["context"]["stratoscope"]
+    assert record["status"] == "interrupted"
+    assert record["measurements"]

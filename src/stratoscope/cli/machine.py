@@ -186,14 +186,29 @@ def _show(record: MachineRecord, json_file: Path | None, html: Path | None, db: 
 
         kept.append(f"report  {write_machine_page(record, html)}")
     if save:
-        from stratoscope.store.machines import save_machine
-
-        save_machine(db, record)
+        _save(db, record)
         kept.append(f"saved   {record.id}   (stratoscope machine show {record.id})")
     if kept:
         console.print()
     for line in kept:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _save(db: str | None, record: MachineRecord) -> None:
+    """Keeps the record; where the database cannot take it after all, in a file of its own that the error names."""
+    import tempfile
+
+    from stratoscope.errors import StoreError
+    from stratoscope.report.files import write_text
+    from stratoscope.store.machines import save_machine
+
+    try:
+        save_machine(db, record)
+    except StoreError as error:
+        file = Path(tempfile.mkdtemp(prefix="stratoscope-machine-")) / "machine.json"
+        write_text(file, record.model_dump_json(by_alias=True, indent=2) + "\n")
+        way_out = f"`stratoscope machine show {file}` shows it"
+        raise StoreError(f"{error.message}; the record is kept in {file}", hint=way_out) from error
 
 
 def _print_comparison(comparison: MachineComparison, all_rows: bool) -> None:

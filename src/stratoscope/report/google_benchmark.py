@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stratoscope.spec.machine import MachineRecord, Measurement
@@ -62,13 +62,13 @@ def _rows(record: MachineRecord) -> Iterator[dict[str, Any]]:
             "threads": int(found.parameters.get("threads", 1)),
         }
         instances[family] = instances.get(family, 0) + 1
-        for index, sample in enumerate(found.samples_s):
+        for index, (sample, cpu) in enumerate(zip(found.samples_s, found.cpu_samples_s, strict=True)):
             yield {
                 "name": found.name,
                 **head,
                 "run_type": "iteration",
                 "repetition_index": index,
-                **_figures(found, found.iterations, sample),
+                **_figures(found, found.iterations, sample, cpu),
             }
         yield from _aggregates(found, head)
     for missing in record.unavailable:
@@ -90,12 +90,8 @@ def _rows(record: MachineRecord) -> Iterator[dict[str, Any]]:
 
 def _aggregates(found: Measurement, head: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Aggregates over the repeats; their "iterations" are the number of repeats, as in Google Benchmark."""
-    samples = found.samples_s
-    values = {"median": statistics.median(samples), "mean": statistics.fmean(samples)}
-    if len(samples) > 1:
-        values["stddev"] = statistics.stdev(samples)
-        values["cv"] = values["stddev"] / values["mean"]
-    for name, value in values.items():
+    wall, cpu = _aggregated(found.samples_s), _aggregated(found.cpu_samples_s)
+    for name, value in wall.items():
         row = {
             "name": f"{found.name}_{name}",
             **head,
@@ -104,18 +100,27 @@ def _aggregates(found: Measurement, head: dict[str, Any]) -> Iterator[dict[str, 
             "aggregate_unit": "percentage" if name == "cv" else "time",
         }
         if name in {"median", "mean"}:
-            yield row | _figures(found, len(samples), value)
+            yield row | _figures(found, len(found.samples_s), value, cpu[name])
         else:
             scale = 1.0 if name == "cv" else _NS
-            cpu = 0.0  # the CPU time of single repeats is not kept
-            yield row | {"iterations": len(samples), "real_time": value * scale, "cpu_time": cpu, "time_unit": "ns"}
+            times = {"real_time": value * scale, "cpu_time": cpu[name] * scale, "time_unit": "ns"}
+            yield row | {"iterations": len(found.samples_s)} | times
 
 
-def _figures(found: Measurement, iterations: int, time_s: float) -> dict[str, Any]:
+def _aggregated(samples: Sequence[float]) -> dict[str, float]:
+    """Median and mean; from two samples on their standard deviation and its ratio to the mean."""
+    values = {"median": statistics.median(samples), "mean": statistics.fmean(samples)}
+    if len(samples) > 1:
+        values["stddev"] = statistics.stdev(samples)
+        values["cv"] = values["stddev"] / values["mean"] if values["mean"] else 0.0
+    return values
+
+
+def _figures(found: Measurement, iterations: int, time_s: float, cpu_s: float) -> dict[str, Any]:
     row: dict[str, Any] = {
         "iterations": iterations,
         "real_time": time_s * _NS,
-        "cpu_time": (found.cpu_time.value or 0.0) * _NS,
+        "cpu_time": cpu_s * _NS,
         "time_unit": "ns",
     }
     if found.figure.unit == "byte/s" and found.bytes.value is not None:

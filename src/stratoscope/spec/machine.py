@@ -63,6 +63,7 @@ class Measurement(Document):
     flops: Quantity = Field(description="that one operation computes")
     iterations: int = Field(description="operations of one repeat")
     samples_s: tuple[float, ...] = Field(default=(), description="wall time of one operation, each accepted repeat")
+    cpu_samples_s: tuple[float, ...] = Field(default=(), description="CPU time of one operation, likewise")
     rejected: int = Field(default=0, description="repeats that the noise gate refused")
     quiet: bool | None = Field(default=None, description="the gate's verdict; null where it had no signal")
     gate: str = Field(default="", description="the gate's reason")

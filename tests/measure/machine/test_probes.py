@@ -233,8 +233,29 @@ def test_a_wrong_product_is_found() -> None:
 
 
 def test_libraries_that_do_not_fit_are_left_out_with_the_reason(make_setting: Any) -> None:
-    setting = make_setting(memory_bytes=128 * MIB)
+    setting = make_setting(memory_bytes=256 * MIB)
     assert GemmProbe().check(setting) is None
     case = next(c for c in DispatchProbe().register(setting) if c.family == "dispatch/onnxruntime")
-    with pytest.raises(ProbeUnavailable, match="takes about 160 MiB"), DispatchProbe().run(case, setting):
+    # Two workers (one and two threads) of NumPy with 64 MiB each and of ONNX Runtime with 160.
+    with (
+        pytest.raises(ProbeUnavailable, match="take about 448 MiB; they may use 128"),
+        DispatchProbe().run(case, setting),
+    ):
         pass
+    assert "they may use 64" in (GemmProbe().check(make_setting(memory_bytes=128 * MIB)) or "")
+
+
+def test_two_gpus_have_cases_each_and_collectives_over_nccl(make_setting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stratoscope.measure.machine import collectives, gpu
+
+    monkeypatch.setattr(gpu, "device_count", lambda setting: (2, None))
+    monkeypatch.setattr(collectives, "device_count", lambda setting: (2, None))
+    setting = make_setting()
+    cases = cases_of(GpuProbe(), setting)
+    assert len({case.name for case in cases}) == len(cases)
+    assert {case.parameters["device"] for case in cases} == {0, 1}
+    assert {case.parameters["to"] for case in cases if case.family == "gpu/peer"} == {1}
+    duplex = next(case for case in cases if case.family == "gpu/duplex-pinned")
+    assert duplex.bytes == 2 * int(duplex.parameters["size"])
+    nccl = [case for case in collectives.CollectiveProbe().register(setting) if case.parameters["backend"] == "nccl"]
+    assert {case.family for case in nccl} == {f"collective/{name}" for name in collectives.OPERATIONS}

@@ -132,6 +132,7 @@ class Group:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=environment,
+                start_new_session=True,  # Ctrl-C is ours to handle: a rank ends when its input does
             )
             for rank in range(ranks)
         ]

@@ -74,6 +74,7 @@ def measurement(job: Job) -> Measurement | None:
     case, verdict = job.case, judge(job.repeats)
     kept = [repeat for repeat, accepted in zip(job.repeats, verdict.accepted, strict=True) if accepted]
     walls = [repeat.wall_ns / job.iterations * 1e-9 for repeat in kept]
+    cpus = [repeat.cpu_ns / job.iterations * 1e-9 for repeat in kept]
     time = median_time(walls)
     work = {"byte/s": case.bytes, "FLOP/s": case.flops}.get(case.unit)
     fastest = Quantity(value=min(walls), unit="s", statistic="minimum", n=len(walls))
@@ -87,11 +88,12 @@ def measurement(job: Job) -> Measurement | None:
         figure=time if work is None else rate(work, time, case.unit),
         best=best,
         time=time,
-        cpu_time=median_time([repeat.cpu_ns / job.iterations * 1e-9 for repeat in kept]),
+        cpu_time=median_time(cpus),
         bytes=_exact(case.bytes, "byte"),
         flops=_exact(case.flops, "FLOP"),
         iterations=job.iterations,
         samples_s=tuple(walls),
+        cpu_samples_s=tuple(cpus),
         rejected=len(job.repeats) - len(kept),
         quiet=verdict.quiet,
         gate=verdict.reason,

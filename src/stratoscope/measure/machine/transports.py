@@ -116,7 +116,10 @@ def _open(kind: str, size: int) -> Iterator[Channel]:
             channel = SocketChannel(near)
         module = "stratoscope.measure.machine.peer"
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments, *map(str, theirs)], pass_fds=theirs, stdin=subprocess.DEVNULL
+            [sys.executable, "-m", module, *arguments, *map(str, theirs)],
+            pass_fds=theirs,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is ours to handle: the peer ends when its channel does
         )
         try:
             channel.send(command(ECHO, 1))  # the peer is up before the clock starts

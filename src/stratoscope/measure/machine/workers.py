@@ -21,7 +21,7 @@ from typing import IO, Any, Final, Self
 from stratoscope.measure.machine.probe import Prepared, ProbeUnavailable, Repeat, Setting
 
 #: Libraries that a worker knows, in the order in which they are measured, with the memory that one takes.
-LIBRARIES: Final[Mapping[str, int]] = {"numpy": 96 << 20, "onnxruntime": 160 << 20, "torch": 480 << 20}
+LIBRARIES: Final[Mapping[str, int]] = {"numpy": 64 << 20, "onnxruntime": 160 << 20, "torch": 480 << 20}
 #: Longest wait for an answer: importing a framework on a loaded machine takes tens of seconds.
 ANSWER_S: Final = 120.0
 #: After a case with several threads: pools spin for some milliseconds (OpenBLAS: 2^26 cycles) before they sleep.
@@ -33,9 +33,16 @@ def library_missing(library: str, setting: Setting) -> str | None:
     """Why no worker with `library` can be started here; None where one can."""
     if importlib.util.find_spec(library) is None:
         return f"{library} is not installed"
-    if LIBRARIES[library] > setting.memory_bytes:
-        return f"{library} takes about {LIBRARIES[library] >> 20} MiB; probes may use {setting.memory_bytes >> 20}"
+    needed = workers_memory(setting, library)
+    if needed > setting.memory_bytes // 2:
+        return f"workers up to {library} take about {needed >> 20} MiB; they may use {setting.memory_bytes >> 21}"
     return None
+
+
+def workers_memory(setting: Setting, last: str) -> int:
+    """About the bytes of all workers of the libraries up to `last`: one a thread count each, all kept."""
+    names = list(LIBRARIES)
+    return sum(LIBRARIES[name] for name in names[: names.index(last) + 1]) * len(setting.thread_counts)
 
 
 class Worker:
@@ -49,7 +56,12 @@ class Worker:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         command = [sys.executable, "-m", "stratoscope.measure.machine.worker", library, str(threads)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is ours to handle: the worker ends when its input does
         )
 
     @property
