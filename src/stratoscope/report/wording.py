@@ -43,6 +43,10 @@ def headline(record: RunRecord) -> Headline | None:
             return Headline("throughput", load.throughput)
         if load.headline in load.latency:
             return Headline(latency_label(load.headline), load.latency[load.headline])
+    if record.training is not None:
+        return Headline("time of one training step", record.training.step_time)
+    if record.generation is not None:
+        return Headline("time to the first token", record.generation.ttft)
     if record.profile is not None:
         return Headline("time of one inference", record.profile.model_time)
     return None
