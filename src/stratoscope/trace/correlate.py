@@ -160,9 +160,10 @@ class _Table:
         if (end < start).any():
             row = int(np.argmax(end < start))
             raise TraceError(f"span {frame['name'][row]!r} ends {start[row] - end[row]} ns before it starts")
-        if np.unique(span).size != span.size:
+        ordered = span if (span[1:] > span[:-1]).all() else np.sort(span)
+        if (ordered[1:] == ordered[:-1]).any():
             raise TraceError("two spans of the trace have one id")
-        kind = frame["kind"].cast(pl.String).fill_null("sync").to_numpy()
+        executed, launch = ((frame["kind"] == kind).fill_null(False).to_numpy() for kind in ("exec", "launch"))
         order = np.lexsort((span, level, -end, start, track, run))
         size = span.size
         return cls(
@@ -173,9 +174,9 @@ class _Table:
             start=start[order],
             end=end[order],
             level=level[order],
-            executed=np.asarray(kind == "exec", bool)[order],
+            executed=executed[order],
             correlation=correlation[order],
-            launch=np.asarray(kind == "launch", bool)[order],
+            launch=launch[order],
             nest=np.full(size, -1, np.int64),
             overlapping=np.zeros(size, bool),
             laminar={},
@@ -345,16 +346,18 @@ def _from_launches(table: _Table, parent: Ints) -> Bools:
     if executed.size == 0:
         return lost
     launches = np.flatnonzero(table.launch & (table.correlation != 0))
-    seen: dict[tuple[int, int], int] = {}
-    for row in launches.tolist():
-        key = (int(table.run[row]), int(table.correlation[row]))
-        seen[key] = -1 if key in seen else row
-    for row in executed.tolist():
-        launch = seen.get((int(table.run[row]), int(table.correlation[row])), -1)
-        if launch < 0:
-            lost[row] = True
-        else:
-            parent[row] = parent[launch]
+    # One number for each pair of run and correlation id.
+    rows = np.concatenate((launches, executed))
+    runs, run = np.unique(table.run[rows], return_inverse=True)
+    _, correlation = np.unique(table.correlation[rows], return_inverse=True)
+    key = correlation * runs.size + run
+    called, wanted = key[: launches.size], key[launches.size :]
+    calls = np.bincount(called, minlength=int(key.max()) + 1)
+    launch_of = np.full(calls.size, -1, np.int64)
+    launch_of[called] = launches
+    known = calls[wanted] == 1
+    lost[executed[~known]] = True
+    parent[executed[known]] = parent[launch_of[wanted[known]]]
     return lost
 
 
