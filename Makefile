@@ -38,11 +38,16 @@ test: lint
 	$(MAKE) --no-print-directory docs
 
 # The peers that the benchmarks run beside ours, each in an environment of its own: their pins contradict ours.
-peers: .venv-peers/.done
+peers: .venv-peers/.done .venv-hta/.done
 .venv-peers/.done: benchmarks/peers/requirements.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt
 	touch $@
 
+.venv-hta/.done: benchmarks/peers/hta-requirements.txt
+	$(PYTHON) -m venv .venv-hta
+	.venv-hta/bin/python -m pip install --quiet -r benchmarks/peers/hta-requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-peers site build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-hta site build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
