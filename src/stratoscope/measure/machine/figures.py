@@ -12,7 +12,7 @@ from stratoscope.measure.machine.probe import Repeat
 from stratoscope.spec.machine import Measurement
 from stratoscope.stats.binomial import percentile_ranks
 from stratoscope.stats.bootstrap import estimate
-from stratoscope.stats.noise import GateResult, gate
+from stratoscope.stats.noise import MAX_REFUSED, GateResult, gate
 from stratoscope.stats.quantity import Quantity
 
 CONFIDENCE: Final = 0.95
@@ -72,6 +72,10 @@ def measurement(job: Job) -> Measurement | None:
     if not job.repeats:
         return None
     case, verdict = job.case, judge(job.repeats)
+    rejected = job.given_up + int((~verdict.accepted).sum())
+    tries = len(job.repeats) + job.given_up
+    quiet = verdict.quiet and rejected <= MAX_REFUSED * tries
+    given_up = f"; {job.given_up} of {tries} tries were given up for waiting" if job.given_up else ""
     kept = [repeat for repeat, accepted in zip(job.repeats, verdict.accepted, strict=True) if accepted]
     walls = [repeat.wall_ns / job.iterations * 1e-9 for repeat in kept]
     cpus = [repeat.cpu_ns / job.iterations * 1e-9 for repeat in kept]
@@ -94,9 +98,9 @@ def measurement(job: Job) -> Measurement | None:
         iterations=job.iterations,
         samples_s=tuple(walls),
         cpu_samples_s=tuple(cpus),
-        rejected=len(job.repeats) - len(kept),
-        quiet=verdict.quiet,
-        gate=verdict.reason,
+        rejected=rejected,
+        quiet=quiet,
+        gate=verdict.reason + given_up,
         note="; ".join(part for part in (case.note, job.note) if part),
     )
 
