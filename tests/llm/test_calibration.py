@@ -101,3 +101,30 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(LlmError, match="not a calibration"):
         load_calibration(path)
+
+
+def test_starting_on_each_row_of_weights_is_told_from_bandwidth() -> None:
+    measured = synthetic()
+    for row in measured["gemm"]:
+        row["seconds"] += row["n"] * 8e-8
+    document = fit_document(measured)
+    assert document["curves"]["gemm"]["bf16"]["row_s"] == pytest.approx(8e-8, rel=0.25)
+    assert document["curves"]["gemm"]["bf16"]["mae"] < 0.04
+
+
+def test_a_curve_is_corrected_near_measured_shapes_and_left_alone_far_from_them() -> None:
+    document = json.loads(json.dumps(fit_document(synthetic())))
+    for row in document["measured"]:
+        row["log_ratio"] = float(np.log(1.2))
+    hardware = calibrated_hardware(document)
+    corrected = efficiency(hardware, "calibrated", document)
+    for row in document["measured"]:
+        row["log_ratio"] = 0.0
+    plain = efficiency(hardware, "calibrated", document)
+
+    def ratio(m: float, n: float, k: float) -> float:
+        times = [device.gemm(m, n, k, kind="bf16", unit="fp32", nbytes=4 * n * k).time for device in (corrected, plain)]
+        return float(np.max(times[0] / times[1]))
+
+    assert 1.17 < ratio(3.0, 700.0, 700.0) <= 1.2
+    assert ratio(2.0**20, 2.0**20, 2.0**20) == pytest.approx(1.0, abs=1e-6)

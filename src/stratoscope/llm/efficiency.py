@@ -37,7 +37,9 @@ class Spread(Value):
 class GemmCurve(Spread):
     """t = t0 + ((bytes / memory B)^norm + (flops / compute P)^norm)^(1/norm).
 
-    A kernel computes at least `tile_m` rows, whatever the batch; one row alone is a matrix-vector product.
+    A kernel computes at least `tile_m` rows, whatever the batch; one row alone is a matrix-vector product, which may
+    stream at a rate of its own (`vector_memory`): libraries copy the matrix into packed panels only for more rows.
+    Each of the n rows of weights costs `row_s` to start on, which short rows (small k) do not hide.
     """
 
     t0_s: float = Field(ge=0)
@@ -45,6 +47,8 @@ class GemmCurve(Spread):
     compute: float = Field(gt=0, le=1)
     norm: float = Field(default=2.0, ge=1)
     tile_m: float = Field(default=1.0, ge=1)
+    vector_memory: float | None = Field(default=None, gt=0, le=1)
+    row_s: float = Field(default=0.0, ge=0)
 
 
 class DecodeCurve(Spread):
@@ -160,6 +164,7 @@ class Efficiency:
     spread: float = 1.0
     source: str = ""
     measured: dict[tuple[str, int, int, int], float] = field(default_factory=dict)
+    corrections: tuple[tuple[float, float, float, float], ...] = ()  # log2 of m, n, k; log of measured over the curve
 
     def gemm(self, m: Num, n: Num, k: Num, *, kind: str, unit: str, nbytes: Num, batch: Num = 1.0) -> Cost:
         """A matrix product (`batch` of them in one kernel): flops 2 m n k, `nbytes` moved, multiplied on `unit`."""
@@ -170,12 +175,13 @@ class Efficiency:
         rows = np.asarray(m, dtype=float)
         rows = np.where(rows > 1.0, np.maximum(rows, curve.tile_m), rows)
         flops = 2.0 * rows * n * k * batch
-        memory = nbytes / (curve.memory * self.hardware.memory_bandwidth)
+        rate = np.where(rows > 1.0, curve.memory, curve.vector_memory or curve.memory)
+        memory = nbytes / (rate * self.hardware.memory_bandwidth) + curve.row_s * n * batch
         compute = flops / (curve.compute * self.hardware.peak(unit))
         top = np.maximum(memory, compute)
         share = np.minimum(memory, compute) / np.maximum(top, 1e-30)
-        body = top * (1.0 + share**curve.norm) ** (1.0 / curve.norm)
-        return self._cost(curve.t0_s + body, curve, compute, memory, curve.t0_s, "gemm roofline")
+        body = (curve.t0_s + top * (1.0 + share**curve.norm) ** (1.0 / curve.norm)) * self._near_measured(m, n, k)
+        return self._cost(body, curve, compute, memory, curve.t0_s, "gemm roofline")
 
     def experts(self, flops: Num, nbytes: Num, unit: str, rows: Num, width: Num) -> Cost:
         """The routed experts of one layer in one grouped kernel: `rows` per touched expert, `width` inner columns."""
@@ -224,6 +230,21 @@ class Efficiency:
             if name in self.curves.gemm:
                 return self.curves.gemm[name]
         raise LlmError(f"the {self.level} curves have no gemm of {kind}", hint="calibrate again or use level prior")
+
+    def _near_measured(self, m: Num, n: Num, k: Num) -> Num:
+        """What the measured shapes nearby say of the curve: their measured over fitted time, weighted by distance.
+
+        Distance counts octaves of m, n and k under a Gaussian of one octave; a weight of 0.1 for the curve itself draws
+        shapes far from all measured ones back to it.
+        """
+        if not self.corrections:
+            return 1.0
+        table = np.array(self.corrections)
+        sides = np.broadcast_arrays(*(np.log2(np.asarray(side, dtype=float)) for side in (m, n, k)))
+        squared = sum(np.square(side[..., None] - table[:, axis]) for axis, side in enumerate(sides))
+        weight = np.exp(-squared / 2.0)
+        factor: Num = np.exp((weight * table[:, 3]).sum(-1) / (weight.sum(-1) + 0.1))
+        return factor
 
     def _table_hit(self, m: Num, n: Num, k: Num, kind: str) -> float | None:
         if not self.measured or any(isinstance(side, np.ndarray) for side in (m, n, k)):
@@ -288,4 +309,9 @@ def efficiency(hardware: HardwareSpec, level: Level = "prior", calibration: dict
     measured = {}
     if level == "measured":
         measured = {(row["kind"], row["m"], row["n"], row["k"]): row["seconds"] for row in calibration["measured"]}
-    return Efficiency(hardware, level, curves, 1.0, str(calibration["source"]), measured)
+    corrections = tuple(
+        (np.log2(row["m"]), np.log2(row["n"]), np.log2(row["k"]), row["log_ratio"])
+        for row in calibration["measured"]
+        if "log_ratio" in row  # documents made before the ratio was kept have none
+    )
+    return Efficiency(hardware, level, curves, 1.0, str(calibration["source"]), measured, corrections)

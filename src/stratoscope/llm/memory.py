@@ -179,12 +179,21 @@ def serving_parts(
         width = 0.0 if ffn is None else float(ffn.width) * (2.0 if ffn.gated else 1.0)
         widest = max(widest, width / tp)
     per_token = formats.activation * (engine.workspace_widths * model.hidden + widest)
-    logits = count * model.vocab / tp * (4.0 + 12.0 * (work.sampling == "top_p")) if model.lm_head else 0.0
+    copies = 8.0 if engine.unfused_buffers else 4.0 + 12.0 * (work.sampling == "top_p")
+    logits = count * model.vocab / tp * copies if model.lm_head else 0.0
+    activations = tokens / plan.cp * per_token
+    if engine.unfused_buffers:
+        ends = model.vocab * model.hidden / tp if model.tied else 0.0  # the head is loaded beside the table it equals
+        weights = weights + ends * max(formats.weight, 2.0)
+        heads = max((layer.mixer.heads for layer, _ in model.groups if isinstance(layer.mixer, Attention)), default=0)
+        scores = heads / tp * (formats.activation + 4.0) * work.prompt  # in 16 bits, and in fp32 before the softmax
+        mask = formats.activation * np.square(length)
+        activations = activations + tokens * scores + count * mask
     reserve = engine.reserve_bytes + (engine.communicator_bytes if plan.world > 1 else 0.0)
     return {
         "weights": weights,
         "cache": cache_bytes(model, count, length, tp, pp, formats.kv),
-        "activations": tokens / plan.cp * per_token / pp**0,
+        "activations": activations,
         "logits": logits,
         "framework and communicator": reserve,
     }

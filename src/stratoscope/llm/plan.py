@@ -150,6 +150,7 @@ class Engine(Value):
     overlap_dp: bool = True  # gradient communication behind the backward pass
     overlap_tp: bool = False
     dropout: bool = False  # trains with dropout: masks written, kept and read again
+    unfused_buffers: bool = False  # keeps scores, mask, a second fp32 copy of the logits, and the head beside its twin
     workspace_widths: float = 18.0  # 16-bit buffers of a forward pass per token, in hidden widths
     reserve_bytes: float = 0.55 * 2**30  # context, libraries, workspaces
     communicator_bytes: float = 0.38 * 2**30  # NCCL buffers at 4-8 ranks
@@ -157,6 +158,8 @@ class Engine(Value):
     prefill_token_budget: int | None = None  # most tokens of one pass: longer prefills run in chunks
     source: str = ""
 
+
+FASTERTRANSFORMER_RESERVE = 2.73 * 2**30  # context with all kernels loaded, libraries, pools: as its guide was measured
 
 ENGINES: dict[str, Engine] = {
     engine.name: engine
@@ -192,10 +195,14 @@ ENGINES: dict[str, Engine] = {
             flash_attention=False,
             grouped_decode=False,
             transposes_qkv=True,
-            reserve_bytes=2.91 * 2**30,
-            workspace_widths=32.8,
-            source="NVIDIA/FasterTransformer df4a753: stream launches, NCCL all-reduce, a host check per token; memory "
-            "reserve and workspace fitted to its own measured memory (suite C13-mem)",
+            unfused_buffers=True,
+            # context decoder: input, output, normed input, attention output, layer output, normed attention output;
+            # context attention: q, k, v, their transposes, weighted sum and its transpose
+            workspace_widths=14.0,
+            reserve_bytes=FASTERTRANSFORMER_RESERVE,
+            source="NVIDIA/FasterTransformer df4a753: stream launches, NCCL all-reduce, a host check per token; "
+            "buffers counted in ParallelGpt.cc, ParallelGptContextDecoder.cc and GptContextAttentionLayer.cc; reserve: "
+            "the median of what they leave of its own measured memory (suite C13-mem)",
         ),
         Engine(
             name="tensorrt-llm-0.6",
