@@ -148,8 +148,6 @@ def child_onnx(request: dict[str, Any]) -> tuple[Callable[[], Any], float, float
     import onnxruntime  # noqa: F401 - imports are not part of the load
     import polars  # noqa: F401
 
-    import stratoscope.share.attach
-    import stratoscope.share.library  # noqa: F401
     from stratoscope.backends.onnxruntime import OnnxRuntimeBackend
     from stratoscope.spec.model import LoadableModel, ModelManifest
     from stratoscope.spec.options import BackendOptions
@@ -407,7 +405,8 @@ def judge(results: dict[str, Any]) -> list[tuple[str, str, bool]]:
             for count, memory in result["memory"].items():
                 figure = f"{memory['shared_over_weights']:.3f} x weights"
                 if memory["default_over_weights"] is not None:
-                    figure += f" (default {memory['default_over_weights']:.2f} x)"
+                    own = memory["default_over_weights"] - int(count)
+                    figure += f" (default {memory['default_over_weights']:.2f} x, {own:+.2f} beside its copies)"
                 what = f"{name} {framework}: PSS of {count} processes over baseline at most 1.05 x weights"
                 lines.append((what, figure, memory["shared_over_weights"] <= 1.05))
             if name == "mm":

@@ -62,6 +62,9 @@ def test_prepare_serve_status_run_and_evict(stratoscope: Run, model: Path, tmp_p
     assert status["schema"] == "stratoscope/share-status/1"
     assert status["server"]["models"][0]["leases"] == 0
     assert status["server"]["loads"] == 1
+    memory = status["server"]["tiers"][0]
+    assert memory["misses"] == 1
+    assert memory["load_s"] > 0
     evicted = stratoscope("share", "evict", "one", **store)
     assert f"evicted one {key[:12]}" in evicted.out
     assert json.loads(stratoscope("share", "status", "--json", "-", **store).out)["prepared"] == []

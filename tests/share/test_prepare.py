@@ -18,10 +18,10 @@ from stratoscope.backends.onnxruntime import OnnxRuntimeBackend
 from stratoscope.errors import BackendError
 from stratoscope.share import graph_file
 from stratoscope.share.artifact import MANIFEST, PAGE_BYTES, PAGE_FROM_BYTES
-from stratoscope.share.attach import attach
 from stratoscope.share.errors import IntegrityError, ShareError
 from stratoscope.share.library import Library
 from stratoscope.share.memory import mapping_count
+from stratoscope.share.opening import attach
 from stratoscope.share.prepare import largest_error, prepare
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.options import BackendOptions
@@ -272,3 +272,20 @@ def test_two_processes_prepare_a_model_once(chain: Chain, library: Library) -> N
     assert steps[:2] == [0, 0]
     assert steps[2] > 0
     assert len(library.entries()) == 1
+
+
+def test_the_package_offers_attach_and_load_torch(chain: Chain) -> None:
+    import stratoscope.share as share
+
+    assert share.attach(chain())["w0"].shape == (256, 256)
+    assert callable(share.load_torch)
+    with pytest.raises(AttributeError, match="detach"):
+        share.detach  # noqa: B018
+
+
+def test_a_shared_model_can_be_traced_layer_by_layer(chain: Chain) -> None:
+    model = chain()
+    spans = BACKEND.trace(model, SHARED, {"x": np.ones((3, 256), np.float32)}, warmup=1, repeats=2)
+    names = spans["name"].to_list()
+    assert sum(name == "chain" for name in names) == 2
+    assert len(names) > 2 * 3

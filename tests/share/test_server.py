@@ -24,13 +24,13 @@ import pytest
 
 from stratoscope.backends.onnxruntime import OnnxRuntimeBackend
 from stratoscope.share.arrays import SharedArrays
-from stratoscope.share.attach import attach, open_arrays
 from stratoscope.share.client import ask_server, request_lease
 from stratoscope.share.errors import BudgetError, IntegrityError, ShareError
 from stratoscope.share.lease import Lease
 from stratoscope.share.library import Library
 from stratoscope.share.manager import ManagerSettings
 from stratoscope.share.memory import descriptor_count, mapping_count
+from stratoscope.share.opening import attach, open_arrays
 from stratoscope.share.prepare import prepare
 from stratoscope.share.protocol import socket_path
 from stratoscope.share.remote import copy_to, fetch
@@ -129,7 +129,7 @@ def test_the_death_of_a_client_frees_its_lease(chain: Chain, library: Library) -
     model = chain()
     prepare(model, kind="weights")
     code = (
-        "import sys, time; from stratoscope.share.attach import attach;"
+        "import sys, time; from stratoscope.share.opening import attach;"
         "held = attach(sys.argv[1]); print(held.tier, flush=True); time.sleep(600)"
     )
     with serving(library) as server:
@@ -330,7 +330,7 @@ def test_random_clients_leave_nothing_behind(chain: Chain, library: Library) -> 
         before = descriptor_count(), mapping_count()
         held: list[tuple[SharedArrays, np.ndarray, float]] = []
         refused = 0
-        for _ in range(1500):
+        for _ in range(10_000):
             action = stream.random()
             if action < 0.5:
                 try:

@@ -87,6 +87,7 @@ def test_status_counts_what_happened() -> None:
     tier = Tier("memory", BUDGET, "lru")
     for key in "ab":
         assert not tier.lease(key)
+        tier.missed()
         tier.admit(key, 60 if key == "a" else 50, 1.0)
         tier.release(key)
     assert tier.lease("b")

@@ -123,7 +123,7 @@ def test_a_pickle_with_code_is_not_loaded(tmp_path: Path) -> None:
     import pickle
 
     path = tmp_path / "bad.pt"
-    path.write_bytes(pickle.dumps({"weight": Path}))
+    path.write_bytes(pickle.dumps({"weight": Path}, protocol=2))  # torch.save's own protocol
     with pytest.raises(ShareError, match="cannot read weights"):
         load_torch(lambda: torch.nn.Linear(2, 2), path, name="bad")
 

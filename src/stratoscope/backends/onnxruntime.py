@@ -26,7 +26,7 @@ from stratoscope.trace.correlate import assign_sites
 from stratoscope.trace.levels import Level
 
 if TYPE_CHECKING:
-    from stratoscope.share.attach import SharedModel
+    from stratoscope.share.opening import SharedModel
 
 _CPU: Final = "CPUExecutionProvider"
 _BELOW_NODE = "ONNX Runtime traces nothing below the node"
@@ -325,7 +325,7 @@ def _open(model: LoadableModel, options: BackendOptions, settings: Any) -> tuple
 
 def _prepared(model: LoadableModel, options: BackendOptions, providers: Sequence[str]) -> SharedModel:
     """The prepared model with its weights mapped."""
-    from stratoscope.share.attach import open_shared
+    from stratoscope.share.opening import open_shared
 
     if tuple(providers) != (_CPU,):
         raise BackendError(

@@ -49,9 +49,9 @@ def _explain(request: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
         import onnxruntime
 
-        from stratoscope.share.attach import open_arrays
         from stratoscope.share.library import Library
         from stratoscope.share.memory import give_back_free_memory, private_bytes
+        from stratoscope.share.opening import open_arrays
         from stratoscope.share.probe import session_options
 
     shared = request["artifact"] is not None

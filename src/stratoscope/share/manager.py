@@ -167,6 +167,7 @@ class Manager:
         sizes = {stored.name: stored.nbytes for stored in artifact.manifest.files}
         total = sum(sizes[name] for name in names)
         with self._lock:
+            self._tiers[tier].missed()
             for victim in self._tiers[tier].admit(key, total, artifact.manifest.load_cost_s or total / 1e9):
                 self._free(victim)
         files: dict[str, int] = {}

@@ -54,7 +54,6 @@ class Tier:
         """Takes a lease on the entry; False where it is not there or was evicted."""
         entry = self.entries.get(key)
         if entry is None or entry.evicted:
-            self._misses += 1
             return False
         self._hits += 1
         entry.leases += 1
@@ -94,6 +93,10 @@ class Tier:
         self.used += size
         self._policy.insert(key, cost, size)
         return victims
+
+    def missed(self) -> None:
+        """Counts a request for what is not in the tier."""
+        self._misses += 1
 
     def loaded(self, seconds: float) -> None:
         """Adds the time that a load into this tier took."""

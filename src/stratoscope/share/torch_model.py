@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stratoscope.share.arrays import SharedArrays
 from stratoscope.share.artifact import ArtifactKey, ArtifactManifest
-from stratoscope.share.attach import open_arrays
 from stratoscope.share.client import ask_server
 from stratoscope.share.errors import ShareError
 from stratoscope.share.library import Library, file_digest
+from stratoscope.share.opening import open_arrays
 from stratoscope.share.prepare import largest_error
 from stratoscope.share.safetensors import Blob, read_header, write_safetensors
 from stratoscope.spec.base import digest_of
