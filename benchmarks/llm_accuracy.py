@@ -1,7 +1,9 @@
 """Side by side on the same published rows: `stratoscope llm` and llm-analysis from PyPI, both blind.
 
-    pip install --no-deps --target peers llm-analysis fire termcolor && python benchmarks/llm_accuracy.py --peers peers
+    python benchmarks/llm_accuracy.py
 
+The first run installs the peer into `.venv-peers/llm`, an environment of its own, and reads it from there; its pins
+stay out of ours.
 llm-analysis runs as its README advises without knowing the answer: flops efficiency 0.7 for inference and 0.5 for
 training, memory efficiency 0.9, its own hardware figures. A row that it refuses or crashes on counts as a failure.
 """
@@ -12,8 +14,11 @@ import argparse
 import contextlib
 import io
 import logging
+import subprocess
 import sys
+import venv
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +26,18 @@ from stratoscope.llm.rows import Row, shipped_rows
 from stratoscope.llm.validate import validate
 
 SUITES = ("C1", "C3", "C13", "C14")
+PEER = ("llm-analysis==0.2.2", "fire", "termcolor")
+ROOT = Path(__file__).parents[1]
+
+
+def installed(folder: Path) -> Path:
+    """The folder of the peer's packages; makes its environment where there is none yet."""
+    packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    if not (packages / "llm_analysis").exists():
+        venv.create(folder, with_pip=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps", *PEER]
+        subprocess.run(pip, check=True)
+    return packages
 
 
 def peer_model(row: Row) -> object:
@@ -97,10 +114,9 @@ def line(name: str, errors: np.ndarray, failures: int, note: str = "") -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", help="folder that `pip install --target` filled")
+    parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers" / "llm", help="environment of the peer")
     arguments = parser.parse_args()
-    if arguments.peers:
-        sys.path.insert(0, arguments.peers)
+    sys.path.append(str(installed(arguments.peers)))
     logging.disable(logging.CRITICAL)
     ours = {suite.name: suite for suite in validate(suites=SUITES)}
     for name in SUITES:

@@ -20,15 +20,14 @@ from stratoscope.llm.spec import ModelSpec
 from stratoscope.llm.timing import check_supported
 from stratoscope.llm.train import Split, StepTime, step_time, training_flops
 
-NO_WIDENING = (1.0, 1.0)
+NO_WIDENING = 1.0
 
 
 @cache
-def model_error(kind: str) -> tuple[float, float]:
-    """Measured over predicted at the 10th and 90th percentile of the shipped validation rows of `train` or `infer`."""
+def model_error(kind: str) -> float:
+    """How far intervals are stretched so that they cover 90 % of the shipped rows of `train` or `infer`."""
     text = resources.files("stratoscope.llm").joinpath("data/model_error.json").read_text(encoding="utf-8")
-    low, high = json.loads(text)[kind]
-    return float(low), float(high)
+    return float(json.loads(text)[kind])
 
 
 def split_of(plan: ParallelPlan, work: TrainStep) -> Split:
@@ -66,7 +65,7 @@ def estimate_training(
     *,
     precision: Precision | None = None,
     engine: Engine,
-    error: tuple[float, float] | None = None,
+    error: float | None = None,
 ) -> Report:
     """One optimizer step: seconds, throughput, MFU and HFU, memory of the worst rank.
 
@@ -142,7 +141,7 @@ def _training_tree(step: StepTime, whole: Total, efficiency: Efficiency) -> Node
     return _total_node("step_s", whole, "s", children[0].bound, formula, efficiency, tuple(children))
 
 
-def estimate_inference(deployment: Deployment, work: Generation, *, error: tuple[float, float] | None = None) -> Report:
+def estimate_inference(deployment: Deployment, work: Generation, *, error: float | None = None) -> Report:
     """A static batch: time to first token, time per output token, latency, throughput, memory of one rank."""
     efficiency = deployment.efficiency
     if deployment.model.max_context and work.prompt + work.output > deployment.model.max_context:
@@ -205,7 +204,7 @@ def _inference_nodes(
     }
 
 
-def _widen(value: Total, efficiency: Efficiency, error: tuple[float, float]) -> Total:
+def _widen(value: Total, efficiency: Efficiency, error: float) -> Total:
     return value if efficiency.level == "peak" else widen(value, error)
 
 

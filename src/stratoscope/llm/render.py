@@ -66,7 +66,7 @@ def suite_lines(suites: Iterable[Suite], *, rows: bool) -> list[str]:
                 f"  rows {suite.rows}  coverage {100 * suite.coverage:.0f} %  failures {len(suite.failures)}  "
                 f"MAPE {100 * suite.mape:.1f} %  bias {100 * suite.bias:+.1f} %  "
                 f"inside interval {100 * suite.interval_coverage:.0f} %  "
-                f"(widened by x{suite.error[0]:.2f} .. x{suite.error[1]:.2f})"
+                f"(stretched by {suite.error:.2f})"
             )
         if suite.note:
             out.append(f"  note: {suite.note}")

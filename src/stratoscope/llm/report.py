@@ -103,18 +103,14 @@ def total(terms: list[Term]) -> Total:
     return Total(time, np.maximum(time - down, 0.0), time + up)
 
 
-def widen(value: Total, factor: tuple[float, float]) -> Total:
-    """The interval with an error of the model itself beside that of its kernels, added in quadrature in the logarithm.
+def widen(value: Total, stretch: float) -> Total:
+    """The interval with both sides `stretch` times as far from the expected value in the logarithm.
 
-    `factor` is measured over predicted at the 10th and 90th percentile of rows that were not used to fit anything.
+    `stretch` comes from rows that were not used to fit anything (`validate.conformal_stretch`).
     """
-    down = np.sqrt(
-        np.square(np.log(np.maximum(value.low, 1e-30) / np.maximum(value.time, 1e-30))) + np.log(factor[0]) ** 2
-    )
-    up = np.sqrt(
-        np.square(np.log(np.maximum(value.high, 1e-30) / np.maximum(value.time, 1e-30))) + np.log(factor[1]) ** 2
-    )
-    return Total(value.time, value.time * np.exp(-down), value.time * np.exp(up))
+    time = np.maximum(value.time, 1e-30)
+    low, high = (np.power(np.maximum(side, 1e-30) / time, stretch) for side in (value.low, value.high))
+    return Total(value.time, value.time * low, value.time * high)
 
 
 def node_of(name: str, terms: list[Term], unit: str = "s") -> Node:

@@ -1,7 +1,7 @@
 """Predicts the published rows blind and says how far off: count, coverage, failures, MAPE, bias, worst rows, interval.
 
 No constant of the model is fitted to these rows. Two things are estimated from rows at all, and never from rows of the
-suite that is judged: the model-error factor that widens intervals (from the other suites of the same kind), and an
+suite that is judged: how far intervals are stretched (from the other suites of the same kind), and an
 engine's memory reserve (from the rows of other models; printed beside the blind figure).
 """
 
@@ -36,6 +36,7 @@ TITLES = {
 }
 # GPT-1.3B, 512 tokens in and 32 out: 3.9 GB in C++ (TITAN RTX, 2022-11), of which its buffers and weights are 2.83 GiB.
 PUBLISHED_RESERVE = (3.9 - 2.83) * 2**30
+INTERVAL_TARGET = 0.9
 MICRO_BATCHES = (1, 2, 4, 8, 16)
 INTERLEAVES = (1, 2, 3, 4, 5, 6, 8)
 
@@ -70,7 +71,7 @@ class Suite:
     rows: int
     predictions: tuple[Prediction, ...]
     failures: tuple[tuple[str, str], ...]
-    error: tuple[float, float]
+    error: float
     note: str = ""
 
     @property
@@ -111,7 +112,7 @@ def engine_of(row: Row) -> Engine:
     return find_engine(name)
 
 
-def predict(row: Row, level: Level = "prior", error: tuple[float, float] = (1.0, 1.0)) -> Prediction:
+def predict(row: Row, level: Level = "prior", error: float = 1.0) -> Prediction:
     """The model's answer to one row; raises StratoscopeError where it has none."""
     device = efficiency(find_hardware(str(row.hardware["gpu"])), level)
     if row.metric == "iteration_s":
@@ -141,7 +142,7 @@ def _plans(row: Row) -> Iterable[tuple[ParallelPlan, TrainStep]]:
             yield plan, TrainStep(global_batch=batch, micro_batch=micro, seq=int(work["seq"]))
 
 
-def _training_row(row: Row, device: Efficiency, error: tuple[float, float]) -> Prediction:
+def _training_row(row: Row, device: Efficiency, error: float) -> Prediction:
     """The step time; where the table leaves the schedule open, that of the fastest schedule that fits in memory."""
     engine, model = engine_of(row), row.model.spec()
     precision = Precision.preset(row.dtype["weights"])
@@ -162,7 +163,7 @@ def _training_row(row: Row, device: Efficiency, error: tuple[float, float]) -> P
     return _prediction(row, widen(best, error))
 
 
-def _inference_row(row: Row, device: Efficiency, error: tuple[float, float]) -> Prediction:
+def _inference_row(row: Row, device: Efficiency, error: float) -> Prediction:
     plan = ParallelPlan(tp=int(row.parallel["tp"]), pp=int(row.parallel["pp"]))
     deployment = Deployment(row.model.spec(), plan, Precision.preset(row.dtype["weights"]), engine_of(row), device)
     whole = widen(generate(deployment, generation_of(row)).latency, error)
@@ -218,25 +219,30 @@ def _prediction(row: Row, whole: Total) -> Prediction:
     return Prediction(row, float(np.max(whole.time)), float(np.max(whole.low)), float(np.max(whole.high)))
 
 
-def error_factor(predictions: list[Prediction]) -> tuple[float, float]:
-    """Measured over predicted time at the 10th and 90th percentile, never tighter than one on either side."""
-    ratios = np.array([_time_ratio(prediction) for prediction in predictions])
-    return float(min(1.0, np.quantile(ratios, 0.1))), float(max(1.0, np.quantile(ratios, 0.9)))
+def conformal_stretch(predictions: list[Prediction]) -> float:
+    """How far intervals must be stretched in the logarithm to cover 90 % of rows like these.
+
+    Split conformal prediction (Lei et al., J. Am. Stat. Assoc. 113, 2018) with the interval's own half-width as the
+    scale of the error: the ceil((n + 1) 0.9)-th smallest of measured distance over half-width, or the largest there is.
+    """
+    scores = np.sort([_distance(prediction) for prediction in predictions])
+    rank = min(len(scores), int(np.ceil((len(scores) + 1) * INTERVAL_TARGET)))
+    return float(scores[rank - 1])
 
 
-def _time_ratio(prediction: Prediction) -> float:
-    """Measured over predicted time; rates are inverted."""
-    rate = prediction.row.metric.startswith("output_tokens")
-    ratio = prediction.row.value / prediction.value
-    return 1.0 / ratio if rate else ratio
+def _distance(prediction: Prediction) -> float:
+    """Measured from expected value over expected value to the interval's end on that side, in the logarithm."""
+    off = float(np.log(prediction.row.value / prediction.value))
+    end = prediction.high if off > 0 else prediction.low
+    return abs(off) / max(abs(float(np.log(end / prediction.value))), 1e-9)
 
 
 def validate(level: Level = "prior", suites: tuple[str, ...] = ()) -> list[Suite]:
-    """Every suite judged blind; intervals widened by the other suites of the same kind."""
+    """Every suite judged blind; intervals stretched by the other suites of the same kind."""
     rows: dict[str, list[Row]] = {}
     for row in shipped_rows():
         rows.setdefault(row.suite, []).append(row)
-    central = {name: _run(members, level, (1.0, 1.0)) for name, members in rows.items()}
+    central = {name: _run(members, level, 1.0) for name, members in rows.items()}
     out = []
     for name, members in rows.items():
         if suites and name not in suites:
@@ -244,17 +250,17 @@ def validate(level: Level = "prior", suites: tuple[str, ...] = ()) -> list[Suite
         if name == "C13-mem":  # the shipped reserve of this engine is fitted to these rows: never judge it on them
             out += [_cross_fitted_memory(members), _blind_memory(members)]
             continue
-        factor = (1.0, 1.0)
+        factor = 1.0
         kind = KINDS.get(name)
         others = [other for other in rows if other != name and KINDS.get(other) == kind]
         if kind and others:
-            factor = error_factor([item for other in others for item in central[other][0]])
+            factor = conformal_stretch([item for other in others for item in central[other][0]])
         predictions, failures = _run(members, level, factor)
         out.append(Suite(name, TITLES.get(name, name), len(members), tuple(predictions), tuple(failures), factor))
     return out
 
 
-def _run(rows: list[Row], level: Level, error: tuple[float, float]) -> tuple[list[Prediction], list[tuple[str, str]]]:
+def _run(rows: list[Row], level: Level, error: float) -> tuple[list[Prediction], list[tuple[str, str]]]:
     predictions, failures = [], []
     for row in rows:
         try:
@@ -272,7 +278,7 @@ def _cross_fitted_memory(rows: list[Row]) -> Suite:
         fitted = fit_reserve(engine_of(rows[0]), [row for row in rows if row.model.name != name])
         predictions += [_memory_row(row, device, fitted) for row in rows if row.model.name == name]
     note = "the engine's reserve, one number, comes from the rows of the other model (leave one model out)"
-    return Suite("C13-mem", TITLES["C13-mem"], len(rows), tuple(predictions), (), (1.0, 1.0), note)
+    return Suite("C13-mem", TITLES["C13-mem"], len(rows), tuple(predictions), (), 1.0, note)
 
 
 def _blind_memory(rows: list[Row]) -> Suite:
@@ -281,7 +287,7 @@ def _blind_memory(rows: list[Row]) -> Suite:
     engine = engine_of(rows[0]).model_copy(update={"reserve_bytes": PUBLISHED_RESERVE})
     predictions = tuple(_memory_row(row, device, engine) for row in rows)
     note = "blind: the reserve is a user's figure for the C++ example on another device (FasterTransformer issue 371)"
-    return Suite("C13-mem blind", TITLES["C13-mem"], len(rows), predictions, (), (1.0, 1.0), note)
+    return Suite("C13-mem blind", TITLES["C13-mem"], len(rows), predictions, (), 1.0, note)
 
 
 def fit_reserve(engine: Engine, rows: list[Row]) -> Engine:
@@ -295,7 +301,7 @@ def suite_document(suite: Suite) -> dict[str, object]:
     """A suite as JSON-ready data."""
     return {
         "suite": suite.name, "title": suite.title, "rows": suite.rows, "coverage": suite.coverage, "mape": suite.mape,
-        "bias": suite.bias, "interval_coverage": suite.interval_coverage, "error_factor": list(suite.error),
+        "bias": suite.bias, "interval_coverage": suite.interval_coverage, "stretch": suite.error,
         "note": suite.note, "failures": [list(failure) for failure in suite.failures],
         "predictions": [
             {"id": p.row.id, "predicted": p.value, "low": p.low, "high": p.high, "published": p.row.value,
