@@ -23,7 +23,8 @@ class BackendOptions(Document):
     providers: tuple[str, ...] = Field(default=(), description="execution providers in order of preference; empty: CPU")
     spin: bool = Field(default=True, description="idle worker threads spin: quicker, and busy")
     shared: bool = Field(
-        default=False, description="run from the one copy of the weights that all processes share; prepared at first use"
+        default=False,
+        description="run from the one copy of the weights that all processes share; prepared at first use",
     )
     null_latency_s: float = Field(default=0.001, ge=0, le=60, description="null back end: how long one inference takes")
     precision: Literal["float32", "bfloat16", "float16"] | None = Field(

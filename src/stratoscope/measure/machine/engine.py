@@ -133,7 +133,7 @@ def _repeat(job: Job, jobs: Sequence[Job], setting: Setting, limits: Limits, clo
         start = clock()
         if job.iterations == 0:
             job.iterations = job.case.fixed_iterations or calibrate(prepared.operate)
-        if job.case.warm_up:
+        if job.case.warm_up and job.iterations > 1:  # one long operation is its own warm-up
             prepared.operate(max(1, int(job.iterations * WARM_UP)))
         tries = _tries(prepared, job.iterations)
         job.repeats.append(min(tries, key=_wait_share))
@@ -150,10 +150,12 @@ def _repeat(job: Job, jobs: Sequence[Job], setting: Setting, limits: Limits, clo
 def _tries(prepared: Prepared, iterations: int) -> list[Repeat]:
     """Repeats until one was left alone, at most `TRIES`; the visit keeps the one that waited least.
 
-    The choice goes by waiting and never by how long the repeat took, so that it does not favour fast ones.
+    A long repeat (ten times `REPEAT_S`) is tried once: longer than a slice, it would not be left alone either. The
+    choice goes by waiting and never by how long the repeat took, so that it does not favour fast ones.
     """
     tries = [prepared.operate(iterations)]
-    while len(tries) < TRIES and _wait_share(tries[-1]) > MOST_WAIT_SHARE:
+    long = tries[0].wall_ns > 1e10 * REPEAT_S
+    while not long and len(tries) < TRIES and _wait_share(tries[-1]) > MOST_WAIT_SHARE:
         tries.append(prepared.operate(iterations))
     return tries
 

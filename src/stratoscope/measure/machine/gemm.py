@@ -75,5 +75,5 @@ def _case(library: str, kind: str, dtype: str, n: int, threads: int) -> Case:
         bytes=float((2 * _WIDTH[dtype] + (wide if dtype == "int8" else _WIDTH[dtype])) * n * n),
         flops=2.0 * n**3,
         memory_bytes=16 * n * n,
-        priority=1 if n >= 1024 else 3,
+        priority=1 if n == SIZES[-1] else 3 if n < SIZES[-1] else 4,
     )
