@@ -26,6 +26,7 @@ TIMEOUT_S = 900
 def output_of(command: str, folder: Path) -> str:
     """Standard output and error of one shell command, without colours and trailing blanks."""
     environment = {**os.environ, "COLUMNS": WIDTH, "NO_COLOR": "1", "STRATOSCOPE_DB": str(folder / "results.db")}
+    environment["STRATOSCOPE_SHARE"] = str(folder / "shared")
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     result = subprocess.run(
         command,
