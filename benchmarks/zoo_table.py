@@ -27,7 +27,7 @@ PAGE = """# The zoo, measured
 {count} models on ONNX Runtime {version}, {threads} threads, single stream, batch 1, on {machine}; {date}.
 
 ```console
-$ python benchmarks/zoo_table.py
+$ {command}
 ```
 
 {table}
@@ -60,11 +60,12 @@ def remarks(records: list[RunRecord], failed: dict[str, str]) -> str:
     return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 
-def page(records: list[RunRecord], failed: dict[str, str]) -> str:
-    """The Markdown page of the table."""
+def page(records: list[RunRecord], failed: dict[str, str], command: str) -> str:
+    """The Markdown page of the table, with the command that made it."""
     first = records[0]
     cpu, hypervisor = first.hardware["cpu"], first.hardware["virtualisation"]["hypervisor"]
     return PAGE.format(
+        command=command,
         count=len(records),
         version=first.backend.version,
         threads=first.backend.options.get("threads"),
@@ -95,11 +96,12 @@ def main() -> None:
     print(file=sys.stderr)
     if not records:
         sys.exit("nothing was measured: " + "; ".join(failed.values()))
-    arguments.output.write_text(page(records, failed))
+    written = page(records, failed, " ".join(["python", "benchmarks/zoo_table.py", *sys.argv[1:]]))
+    arguments.output.write_text(written)
     if arguments.json is not None:
         with arguments.json.open("a") as file:
             file.writelines(record.model_dump_json(by_alias=True) + "\n" for record in records)
-    print(page(records, failed))
+    print(written)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def with_interval(value: float, low: float, high: float, unit: str = "s") -> Qua
         (0.0302, 0.02995, 0.03045, "30.20 ms ± 0.25"),  # begins with 2: two digits
         (0.030211, 0.030199, 0.030223, "30.211 ms ± 0.012"),
         (0.0302, 0.0299, 0.0308, "30.2 ms (29.9 – 30.8)"),  # one side twice the other: both ends
-        (0.0302, 0.0302, 0.0302, "30.20 ms ± 0"),
+        (0.0302, 0.0302, 0.0302, "30.20 ms ± <0.01"),
         (1.5, 1.4, 1.6, "1.50 s ± 0.10"),
         (2.5e-6, 2.1e-6, 2.9e-6, "2.5 µs ± 0.4"),
         (1.753e-6, 1.7527e-6, 1.7533e-6, "1.753 µs ± <0.001"),  # a clock of whole nanoseconds

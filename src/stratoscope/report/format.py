@@ -173,7 +173,7 @@ def _spread(value: float, low: float, high: float, factor: float, decimals: int)
     if min(below, above) < 0 or max(below, above) > ASYMMETRY * min(below, above):
         return f"({_fixed(low / factor, decimals)} – {_fixed(high / factor, decimals)})"
     half = (high - low) / 2 / factor
-    if half > 0 and round(half, decimals) == 0:
+    if value != 0 and round(half, decimals) == 0:  # a clock ticks: no spread is less than a digit, not none
         return f"± <{_fixed(10.0**-decimals, decimals)}"
     return f"± {_fixed(half, decimals)}" if half > 0 else "± 0"
 
