@@ -278,3 +278,16 @@ def test_the_same_load_on_nothing_convicts_a_slow_client_and_acquits_a_quick_one
     assert convicted.bottleneck is True
     assert "more than 5%" in convicted.reason
     assert convicted.send_lag_p99_s.status == "unavailable"
+
+
+@pytest.mark.parametrize("step", ["start", "mark", "stop"])
+def test_a_failure_of_our_own_in_a_callback_is_an_error_and_not_a_crash(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise MeasurementError("the counters are gone")
+
+    monkeypatch.setattr(loadgen.NoiseBlocks, step, fail)
+    plan = scenario(ScenarioKind.SINGLE_STREAM, min_duration_s=0.2)
+    with pytest.raises(MeasurementError, match="the counters are gone"):
+        run_loadgen([lambda: time.sleep(0.001)] * 4, plan, 1e6)

@@ -64,6 +64,13 @@ class _State:
         self.error = self.error or error
         self.stopping = True
 
+    def absorb(self, step: Callable[[], None]) -> None:
+        """Does a step of ours inside a callback: what it raises is kept, as `fail` does, and does not cross LoadGen."""
+        try:
+            step()
+        except BaseException as error:  # noqa: BLE001 - would cross LoadGen's frames; raised again by run_loadgen
+            self.fail(error)
+
     def stop(self) -> None:
         """From here on, nothing is run."""
         self.stopping = True
@@ -140,10 +147,13 @@ def _run(calls: Sequence[Call], scenario: ScenarioManifest, call_ns: float, fold
 
     def flush_and_stop() -> None:
         flush()
-        noise.stop()
+        state.absorb(noise.stop)
 
     sut = lg.ConstructFastSUT(issue, flush_and_stop)
-    qsl = lg.ConstructQSL(len(calls), len(calls), lambda _: None, lambda _: noise.stop())
+    # LoadGen loads the samples in the thread that will issue, before the first query.
+    qsl = lg.ConstructQSL(
+        len(calls), len(calls), lambda _: state.absorb(noise.start), lambda _: state.absorb(noise.stop)
+    )
     arguments = (sut, qsl, settings, _log_settings(lg, folder), "")
     # Each Ctrl-C is absorbed, a second one too: LoadGen must come to its end.
     start_and_wait([lambda: lg.StartTestWithLogSettings(*arguments)], ["loadgen"], state.stop)
@@ -167,7 +177,7 @@ def _one_by_one(
     calls: Sequence[Call], call_ns: float, state: _State, noise: NoiseBlocks
 ) -> Callable[[list[int], list[int]], None]:
     """Single-stream: the hot path of the whole tool, so it builds nothing and logs nothing."""
-    block, left = block_calls(call_ns), 1  # the first query opens the first block
+    block = left = block_calls(call_ns)
     complete, response = state.complete, state.response(0, 0, 0)
     responses = [response]
 
@@ -187,7 +197,7 @@ def _one_by_one(
         left -= 1
         if not left:
             left = block
-            noise.mark()
+            state.absorb(noise.mark)
 
     return issue
 
@@ -200,7 +210,7 @@ def _in_batches(
     A call takes the prepared batch that is numbered as its first sample; the last one of a query may be partly filled,
     and then takes as long as a full one.
     """
-    block, left = block_calls(call_ns), 1
+    block = left = block_calls(call_ns)
     complete, response = state.complete, state.response
 
     def issue(ids: list[int], indices: list[int]) -> None:
@@ -219,7 +229,7 @@ def _in_batches(
             left -= 1
             if not left:
                 left = block
-                noise.mark()
+                state.absorb(noise.mark)
 
     return issue
 
@@ -230,7 +240,7 @@ def _queued(
     """Server: the issuing thread only queues, so that the next query is never sent late; workers run the calls."""
     work: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
     assert scenario.target_qps is not None
-    block, left = block_calls(1e9 / scenario.target_qps), 1
+    block = left = block_calls(1e9 / scenario.target_qps)
 
     def serve() -> None:
         response = state.response(0, 0, 0)
@@ -261,7 +271,7 @@ def _queued(
         left -= 1
         if not left:
             left = block
-            noise.mark()
+            state.absorb(noise.mark)
 
     def flush() -> None:
         for _ in workers:

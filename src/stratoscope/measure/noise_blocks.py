@@ -21,7 +21,9 @@ class NoiseBlocks:
         self._snapshots: list[NoiseSnapshot] = []
 
     def start(self) -> None:
-        """Opens the first block."""
+        """Opens the first block, which takes some milliseconds; once it has begun, nothing."""
+        if self._observation is not None:
+            return
         self._observation = observe()
         self._observation.__enter__()
         self._thread = ThreadNoise()
