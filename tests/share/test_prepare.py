@@ -138,7 +138,7 @@ def test_equal_layers_of_two_models_lie_on_disk_and_in_memory_once(chain: Chain,
     assert inodes(other.folder) < inodes(one.folder)
     np.testing.assert_array_equal(attach(long, granularity="layer")["w1"], attach(short, granularity="layer")["w1"])
     assert library.evict(one.key)
-    assert len(list((library.root / ".blobs").iterdir())) == 2
+    assert len(list((library.root / ".layers").iterdir())) == 2
     assert attach(short, granularity="layer")["w1"].shape == (256, 256)
 
 

@@ -332,7 +332,7 @@ def _prepared(model: LoadableModel, options: BackendOptions, providers: Sequence
             f"model {model.manifest.id!r} cannot be shared on {', '.join(providers)}: only the CPU's memory is shared",
             hint="leave out --provider or --shared",
         )
-    return open_shared(model, optimization=options.graph_optimization)
+    return open_shared(model, optimization=options.graph_optimization, granularity=options.shared_granularity)
 
 
 def _give_weights(settings: Any, shared: SharedModel) -> dict[str, tuple[Any, np.ndarray]]:

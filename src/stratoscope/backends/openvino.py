@@ -46,6 +46,11 @@ class OpenVinoSession:
 
     def __init__(self, model: LoadableModel, options: BackendOptions, *, counters: bool = False) -> None:
         self._name = model.name
+        if options.shared:
+            raise BackendError(
+                f"OpenVINO: model {model.name!r} cannot be shared, its plugin keeps a copy of the weights",
+                hint="leave out --shared, or use --backend onnxruntime or pytorch",
+            )
         self._graph, self._properties = _read(model), _properties(options, counters)
         self._compiled: Any = self._compile()
         self._idle: list[Any] = []

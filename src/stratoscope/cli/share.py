@@ -26,9 +26,9 @@ _BAR_WIDTH = 40
 @share_app.command("prepare")
 def prepare_command(
     model: ModelArgument,
-    kind: Annotated[str, typer.Option("--kind", help="onnxruntime, or weights: the tensors as they are.")] = (
-        "onnxruntime"
-    ),
+    kind: Annotated[
+        str, typer.Option("--kind", help="onnxruntime or pytorch: what it runs; weights: the tensors as they are.")
+    ] = "onnxruntime",
     granularity: Annotated[
         str, typer.Option("--granularity", help="model, or layer: equal layers of models are shared too.")
     ] = "model",
@@ -50,7 +50,7 @@ def prepare_command(
     from stratoscope.share.prepare import prepare
     from stratoscope.share.remote import copy_to
 
-    _choice("--kind", kind, ("onnxruntime", "weights"))
+    _choice("--kind", kind, ("onnxruntime", "pytorch", "weights"))
     _choice("--granularity", granularity, ("model", "layer"))
     _choice("--graph-optimization", optimization, ("off", "basic", "extended", "all"))
     library = Library.open(store)

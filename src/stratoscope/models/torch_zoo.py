@@ -37,15 +37,25 @@ def build_entry(entry: ZooEntry, seed: int) -> nn.Module:
     The weights come from transformers' own initialisation under `seed`; parameters that start as a constant (biases,
     the scales and offsets of normalisation) get seeded noise, for constant and denormal values distort latency.
     """
-    build, outputs = _MODELS[entry.name]
     state = torch.random.get_rng_state()
     try:
         torch.manual_seed(seed)
-        module = TensorsOnly(build(), [spec.name for spec in entry.inputs], len(outputs)).eval()
+        module = _module(entry)
         perturb_constants(module, torch.Generator().manual_seed(seed))
     finally:
         torch.random.set_rng_state(state)
     return module.requires_grad_(False)
+
+
+def build_hollow(entry: ZooEntry) -> nn.Module:
+    """The module of `entry` on the meta device: its structure, and no weights."""
+    with torch.device("meta"):
+        return _module(entry).requires_grad_(False)
+
+
+def _module(entry: ZooEntry) -> nn.Module:
+    build, outputs = _MODELS[entry.name]
+    return TensorsOnly(build(), [spec.name for spec in entry.inputs], len(outputs)).eval()
 
 
 def perturb_constants(module: nn.Module, generator: torch.Generator) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -22,10 +21,9 @@ from stratoscope.share.artifact import (
     align,
 )
 from stratoscope.share.errors import ShareError
+from stratoscope.share.layers import LAYER, link_layer
 
 WEIGHTS: Final = "weights.bin"
-#: Beginning of the name of a file that holds one weight, for all models that have it; its digest follows.
-BLOB: Final = "blob-"
 #: External-data key of a blob that ONNX Runtime packed: "prepacked_0" = "hash|offset;length;checksum|...".
 _PACKED: Final = "prepacked_"
 
@@ -79,10 +77,9 @@ class _Writer:
         """The file's name and the offset at which the blob now lies."""
         digest, nbytes = hashlib.sha256(blob.data).hexdigest(), blob.data.nbytes
         if self.blobs is not None and nbytes >= PAGE_FROM_BYTES:
-            name, offset = f"{BLOB}{digest}", 0
+            name, offset = f"{LAYER}{digest}", 0
             if all(stored.name != name for stored in self.files):
-                _link(self.blobs / digest, self.folder / name, blob.data)
-                self.files.append(StoredFile(name=name, nbytes=nbytes))
+                self.files.append(link_layer(self.blobs, self.folder, digest, blob.data))
         else:
             name, offset = WEIGHTS, align(self.end, nbytes)
             file.seek(offset)
@@ -163,12 +160,3 @@ def _blob(tensor: TensorProto, data: memoryview) -> _Blob:
     if plain and math.prod(shape) * dtype.itemsize == data.nbytes:
         return _Blob(tensor.name, dtype.name, shape, data)
     return _Blob(tensor.name, "uint8", (data.nbytes,), data, raw=True)
-
-
-def _link(blob: Path, name: Path, data: memoryview) -> None:
-    """Makes `name` a link to `blob`, which is written where it is missing."""
-    if not blob.exists():
-        scratch = blob.with_name(f".{blob.name}.{os.getpid()}")
-        scratch.write_bytes(data)
-        os.replace(scratch, blob)
-    os.link(blob, name)

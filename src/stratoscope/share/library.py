@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from stratoscope.models.cache import cache_folder
 from stratoscope.share.artifact import MANIFEST, Artifact, ArtifactKey, ArtifactManifest
 from stratoscope.share.errors import IntegrityError, ShareError, clear_errors
+from stratoscope.share.layers import sweep_layers
 from stratoscope.share.mapping import map_descriptor, open_inside
 
 VARIABLE: Final = "STRATOSCOPE_SHARE"
@@ -140,7 +141,7 @@ class Library:
                 doomed = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.root))
                 folder.rename(doomed / key)
                 shutil.rmtree(doomed)
-        self._sweep_blobs()
+        sweep_layers(self.root / ".layers")
         return True
 
     def obtain(self, key: ArtifactKey, build: Callable[[Path], ArtifactManifest]) -> Artifact:
@@ -185,19 +186,12 @@ class Library:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def blob_folder(self) -> Path:
+    def layer_folder(self) -> Path:
         """Where weights at layer granularity lie once for all models, named by their digests."""
-        folder = self.root / ".blobs"
+        folder = self.root / ".layers"
         with clear_errors("make the store", folder):
             folder.mkdir(exist_ok=True, mode=0o700)
         return folder
-
-    def _sweep_blobs(self) -> None:
-        """Removes blobs that no model links to any more."""
-        for blob in (self.root / ".blobs").glob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                if blob.stat().st_nlink == 1:
-                    blob.unlink()
 
     def _state(self, artifact: Artifact, name: str) -> FileState:
         descriptor = open_inside(artifact.folder, name)

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from stratoscope.share.artifact import Artifact
 from stratoscope.share.errors import ShareError
-from stratoscope.share.graph_file import BLOB
+from stratoscope.share.layers import LAYER
 from stratoscope.share.library import Library
 from stratoscope.share.mapping import open_inside, seal_copy
 from stratoscope.share.remote import fetch
@@ -190,7 +190,7 @@ class Manager:
 
     def _bring_file(self, artifact: Artifact, name: str, nbytes: int, tier: TierName) -> int:
         """A descriptor of one file, in memory the one that another model holds where it has the same layer."""
-        if tier == "memory" and name.startswith(BLOB):
+        if tier == "memory" and name.startswith(LAYER):
             with self._lock:
                 for held in self._held.values():
                     if held.tier == tier and name in held.files:

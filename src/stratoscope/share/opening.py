@@ -78,26 +78,31 @@ class SharedModel:
         Raises:
             ShareError: private memory grew by more than graph and arena take; the runtime fell back to a copy.
         """
-        give_back_free_memory()
-        grown = private_bytes() - self.private_before
-        weights = self.artifact.manifest.weights_bytes()
-        if grown > private_allowance(weights):
-            raise ShareError(
-                f"loading {self.artifact.manifest.model!r} shared took {grown / 2**20:.0f} MiB of private memory: "
-                "the runtime copied weights",
-                hint="prepare it again: stratoscope share evict, then share prepare",
-            )
-        return {
-            "weights_bytes": weights,
-            "private_bytes": grown,
-            "tier": self.arrays.tier,
-            "packing": self.artifact.manifest.packing,
+        return check_private(self.artifact, self.arrays.tier, self.private_before) | {
+            "packing": self.artifact.manifest.packing
         }
 
     def close(self) -> None:
         """Ends the lease. Weights stay mapped for as long as a session holds them."""
         self.initializers = {}
         self.arrays.close()
+
+
+def check_private(artifact: Artifact, tier: str, before: int) -> dict[str, int | str]:
+    """Bytes of weights, and how much private memory grew since it was `before`: a load that is done copied nothing.
+
+    Raises:
+        ShareError: it grew by more than graph and arena take; the runtime fell back to a copy.
+    """
+    give_back_free_memory()
+    grown, weights = private_bytes() - before, artifact.manifest.weights_bytes()
+    if grown > private_allowance(weights):
+        raise ShareError(
+            f"loading {artifact.manifest.model!r} shared took {grown / 2**20:.0f} MiB of private memory: "
+            "the runtime copied weights",
+            hint="prepare it again: stratoscope share evict, then share prepare",
+        )
+    return {"weights_bytes": weights, "private_bytes": grown, "tier": tier}
 
 
 def open_shared(model: LoadableModel, *, optimization: str, granularity: Granularity = "model") -> SharedModel:

@@ -30,6 +30,6 @@ def build_plain(model: LoadableModel, library: Library, folder: Path, granularit
 
     if model.path is None:
         raise ShareError(f"model {model.name!r} has no ONNX file", hint="export it to ONNX, or use share.load_torch")
-    blobs = library.blob_folder() if granularity == "layer" else None
+    blobs = library.layer_folder() if granularity == "layer" else None
     files, tensors = write_graph(load_onnx(model.path, weights=True), folder, blobs)
     return ArtifactManifest(key=plain_key(model, library, granularity), model=model.name, files=files, tensors=tensors)

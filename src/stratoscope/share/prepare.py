@@ -102,7 +102,8 @@ def prepare(
     """The prepared model, made where it is missing; several processes that ask at once make it once.
 
     Args:
-        kind: "onnxruntime" is what the runtime runs; "weights" are the tensors as the model's file has them.
+        kind: "onnxruntime" and "pytorch" are what these back ends run; "weights" are the tensors as the model's file
+            has them.
         optimization: how far ONNX Runtime may rewrite the graph (as the back-end option).
         granularity: "layer" shares equal weights of different models too.
 
@@ -117,8 +118,10 @@ def prepare(
         return library.obtain(
             plain_key(model, library, granularity), lambda folder: build_plain(model, library, folder, granularity)
         )
-    if kind != "onnxruntime":
-        raise ShareError(f"a model in a file is not prepared for {kind}", hint="use share.load_torch for a module")
+    if kind == "pytorch":
+        from stratoscope.backends.pytorch.shared import prepare_shared
+
+        return prepare_shared(model, granularity, library)
     if model.path is None:
         raise ShareError(f"model {model.name!r} has no ONNX file", hint="export it to ONNX, or use share.load_torch")
     path = model.path
@@ -189,7 +192,7 @@ class _Build:
         block = block_size(scratch) if self.key.optimization == "all" else None
         rewritten = rewrite_dense(graph, block) if block is not None else 0
         self.on_progress(f"writing {self.model.name}")
-        blobs = self.library.blob_folder() if self.key.granularity == "layer" else None
+        blobs = self.library.layer_folder() if self.key.granularity == "layer" else None
         return (*write_graph(graph, self.folder, blobs), rewritten)
 
     def _saved(self, scratch: Path) -> tuple[tuple[StoredFile, ...], tuple[Tensor, ...]]:

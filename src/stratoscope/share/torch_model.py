@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stratoscope.share.arrays import SharedArrays
-from stratoscope.share.artifact import ArtifactKey, ArtifactManifest
+from stratoscope.share.artifact import Artifact, ArtifactKey, ArtifactManifest, Granularity
 from stratoscope.share.client import ask_server
 from stratoscope.share.errors import ShareError
 from stratoscope.share.library import Library, file_digest
-from stratoscope.share.opening import open_arrays
+from stratoscope.share.memory import give_back_free_memory, private_bytes
+from stratoscope.share.opening import check_private, open_arrays
 from stratoscope.share.prepare import largest_error
 from stratoscope.share.safetensors import Blob, read_header, write_safetensors
 from stratoscope.spec.base import digest_of
@@ -40,16 +41,31 @@ _TYPES: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a module is built: `real` with its weights, `hollow` with its structure alone (large tensors on meta).
+
+    `identity` names the weights: another text is another prepared model.
+    """
+
+    name: str
+    identity: str
+    real: Callable[[], nn.Module]
+    hollow: Callable[[], nn.Module]
+    granularity: Granularity = "model"
+
+
 @dataclass(slots=True)
 class SharedModule:
     """A module in evaluation mode over shared weights.
 
     A write to a parameter stays in this process (copy on write). `close` ends the lease; the weights stay mapped for as
-    long as the module holds them.
+    long as the module holds them. `facts`: bytes of weights, bytes that the load took for itself, and the tier.
     """
 
     module: nn.Module
     arrays: SharedArrays
+    facts: dict[str, int | str]
 
     def close(self) -> None:
         """Ends the lease."""
@@ -63,6 +79,7 @@ def load_torch(
     name: str,
     identity: str | None = None,
     example: tuple[Any, ...] | None = None,
+    granularity: Granularity = "model",
     library: Library | None = None,
 ) -> SharedModule:
     """The module that `factory` builds, on weights that all processes of this machine share.
@@ -78,9 +95,11 @@ def load_torch(
         name: what messages and `share status` call it.
         identity: names the weights where `factory` makes them: a revision, a digest, a seed.
         example: inputs on which the prepared module is compared with the original, once.
+        granularity: "layer" shares equal tensors of different models too.
 
     Raises:
-        ShareError: neither `weights` nor `identity` is given, the state does not fit, or answers differ.
+        ShareError: neither `weights` nor `identity` is given, the state does not fit, answers differ, or loading
+            copied the weights.
     """
     import torch
 
@@ -91,57 +110,78 @@ def load_torch(
             hint="give weights=FILE, or identity= a text that changes when the weights do",
         )
     digest = digest_of(identity) if weights is None else file_digest(weights, library, _digest)
-    key = ArtifactKey(
-        kind="pytorch", model_sha256=f"{name} {digest}", runtime="safetensors", isa="any", optimization="off"
-    )
-    if library.read(key.digest()) is None:
-        ask_server(library, {"op": "fetch", "key": key.digest()})
-    artifact = library.obtain(key, lambda folder: _build(factory, weights, name, example, key, folder))
+
+    def real() -> nn.Module:
+        module = factory()
+        if weights is not None:
+            _load_state(module, _read_state(weights), name, weights)
+        return module
+
+    def hollow() -> nn.Module:
+        with torch.device("meta"):
+            return factory()
+
+    return open_module(Recipe(name, digest, real, hollow, granularity), example=example, library=library)
+
+
+def open_module(recipe: Recipe, *, example: tuple[Any, ...] | None = None, library: Library) -> SharedModule:
+    """The module of `recipe` over shared weights, prepared where it was not; raises as `load_torch` does."""
+    import torch
+
+    artifact = prepare_module(recipe, library, example=example)
+    give_back_free_memory()
+    before = private_bytes()
     arrays = open_arrays(artifact, library, private=True)
     try:
-        with torch.device("meta"), torch.inference_mode(False):
-            module = factory()
-        _fill(module, arrays, name)
+        with torch.inference_mode(False):
+            module = recipe.hollow()
+        _fill(module, arrays, recipe.name)
+        facts = check_private(artifact, arrays.tier, before)
     except BaseException:
         arrays.close()
         raise
-    return SharedModule(module.eval(), arrays)
+    return SharedModule(module.eval(), arrays, facts)
+
+
+def prepare_module(recipe: Recipe, library: Library, *, example: tuple[Any, ...] | None = None) -> Artifact:
+    """The prepared weights of `recipe`, made where they are missing and compared on `example`."""
+    key = ArtifactKey(
+        kind="pytorch",
+        model_sha256=f"{recipe.name} {recipe.identity}",
+        runtime="safetensors",
+        isa="any",
+        optimization="off",
+        granularity=recipe.granularity,
+    )
+    if library.read(key.digest()) is None:
+        ask_server(library, {"op": "fetch", "key": key.digest()})
+    layers = library.layer_folder() if recipe.granularity == "layer" else None
+    return library.obtain(key, lambda folder: _build(recipe, example, key, folder, layers))
 
 
 def _build(
-    factory: Callable[[], nn.Module],
-    weights: Path | None,
-    name: str,
-    example: tuple[Any, ...] | None,
-    key: ArtifactKey,
-    folder: Path,
+    recipe: Recipe, example: tuple[Any, ...] | None, key: ArtifactKey, folder: Path, layers: Path | None
 ) -> ArtifactManifest:
     """Writes all tensors of the real module, each once."""
     import torch
 
     start = time.perf_counter()
     with torch.inference_mode(False), torch.no_grad():
-        module = factory()
-        if weights is not None:
-            _load_state(module, _read_state(weights), name, weights)
-        module.eval()
+        module = recipe.real().eval()
         answers = None if example is None else _answers(module(*example))
     cost = time.perf_counter() - start
     blobs, aliases = _blobs(module)
     extra = sorted({n for n, _ in module.named_buffers(remove_duplicate=False)} - set(module.state_dict()))
     metadata = {"format": "pt", "aliases": json.dumps(aliases), "buffers": json.dumps(extra)}
-    files, tensors = write_safetensors(folder, blobs, metadata)
-    facts = {}
-    if example is not None and answers is not None:
-        with torch.device("meta"), torch.inference_mode(False):
-            copy = factory()
-        manifest = ArtifactManifest(key=key, model=name, files=files, tensors=tensors)
-        from stratoscope.share.artifact import Artifact
-
-        _fill(copy, SharedArrays(Artifact(folder, manifest), None, private=True), name)
-        with torch.no_grad():
-            facts["largest_error"] = largest_error(name, answers, _answers(copy.eval()(*example)))
-    return ArtifactManifest(key=key, model=name, files=files, tensors=tensors, load_cost_s=cost, facts=facts)
+    files, tensors = write_safetensors(folder, blobs, metadata, layers)
+    manifest = ArtifactManifest(key=key, model=recipe.name, files=files, tensors=tensors, load_cost_s=cost)
+    if example is None or answers is None:
+        return manifest
+    with torch.inference_mode(False), torch.no_grad():
+        copy = recipe.hollow()
+        _fill(copy, SharedArrays(Artifact(folder, manifest), None, private=True), recipe.name)
+        error = largest_error(recipe.name, answers, _answers(copy.eval()(*example)))
+    return manifest.model_copy(update={"facts": {"largest_error": error}})
 
 
 def _blobs(module: nn.Module) -> tuple[list[Blob], dict[str, str]]:
@@ -175,7 +215,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _fill(module: nn.Module, arrays: SharedArrays, name: str) -> None:
-    """Puts the mapped tensors into a module that was built on the meta device."""
+    """Puts the mapped tensors into a module that was built without them."""
     import torch
 
     header = read_header(arrays["__header__"].tobytes())

@@ -26,6 +26,9 @@ class BackendOptions(Document):
         default=False,
         description="run from the one copy of the weights that all processes share; prepared at first use",
     )
+    shared_granularity: Literal["model", "layer"] = Field(
+        default="model", description="what is shared: whole models, or layers that several models have too"
+    )
     null_latency_s: float = Field(default=0.001, ge=0, le=60, description="null back end: how long one inference takes")
     precision: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="PyTorch, OpenVINO: format that the model computes in; null: as it is written"

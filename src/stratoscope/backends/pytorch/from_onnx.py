@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -14,25 +15,32 @@ from torch import fx, nn
 
 from stratoscope.backends.pytorch.onnx_layers import Node, build_layer
 from stratoscope.errors import BackendError
-from stratoscope.graph.onnx_file import load_onnx
+from stratoscope.graph.onnx_file import load_onnx, take_in_data, tensors_of
 
 #: The attribute under which a submodule carries the name and the operator of its ONNX node.
 ORIGIN: Final = "stratoscope_origin"
 #: Softmax of older operator sets flattens; ours read it along one axis.
 OLDEST_OPSET: Final = 13
+#: Elements up to which a tensor is read even where weights are not wanted: shapes, axes, bounds.
+LARGEST_READ: Final = 1024
+_FLOATS: Final = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 
-def from_onnx(path: Path) -> nn.Module:
+def from_onnx(path: Path, *, weights: bool = True) -> nn.Module:
     """The graph in `path` as an `fx.GraphModule` in evaluation mode, whose forward takes the graph's inputs in order.
 
     Nodes whose inputs are all constant are computed here, once. A submodule has the name of its node (dots become
-    underscores), and as attribute `ORIGIN` the pair (node name, operator).
+    underscores), and as attribute `ORIGIN` the pair (node name, operator). Without `weights` large tensors of floats
+    are not read: they are on the meta device, and what is computed from them is too.
 
     Raises:
         ModelError: the file cannot be read.
         BackendError: the graph has an operator, or a case of one, that is not supported.
     """
-    model = load_onnx(path, weights=True)
+    model = load_onnx(path, weights=weights)
+    for tensor in () if weights else tensors_of(model):
+        if math.prod(tensor.dims) <= LARGEST_READ or tensor.data_type not in _FLOATS:
+            take_in_data(tensor, path.parent)
     _check_opset(model, path)
     builder = _Builder(model.graph)
     for node in model.graph.node:
@@ -123,6 +131,9 @@ def _check_opset(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _tensor(tensor: onnx.TensorProto) -> torch.Tensor:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:  # left in its file
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        return torch.from_numpy(np.empty(0, dtype)).new_empty(tuple(tensor.dims), device="meta")
     return torch.from_numpy(np.array(numpy_helper.to_array(tensor)))  # a copy: torch wants writable memory
 
 

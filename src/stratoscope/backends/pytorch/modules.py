@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from stratoscope.backends.pytorch.from_onnx import ORIGIN, from_onnx
 from stratoscope.errors import BackendError
 from stratoscope.models.zoo import ZOO_SEED, list_zoo
 from stratoscope.spec.model import LoadableModel, TensorSpec
+
+if TYPE_CHECKING:
+    from stratoscope.share.torch_model import SharedModule
 
 Source = Literal["module", "zoo", "onnx"]
 
@@ -31,6 +34,7 @@ class Prepared:
     Attributes:
         module: in evaluation mode, converted as the options say; no other session shares it.
         arguments: names of the inputs; passed by position unless `by_name`.
+        shared: what keeps the weights mapped, where they are shared.
         result_types: NumPy type of each declared output, by which results are converted back.
     """
 
@@ -42,6 +46,7 @@ class Prepared:
     outputs: tuple[TensorSpec, ...]
     device: torch.device
     options: BackendOptions
+    shared: SharedModule | None = None
 
     def tensors(self, feeds: Feeds) -> tuple[torch.Tensor, ...]:
         """The feeds in the order of the inputs, on the device, in the format of the options."""
@@ -75,8 +80,14 @@ def prepare(model: LoadableModel, options: BackendOptions) -> Prepared:
         BackendError: there is none, or it cannot be converted.
         ModelError: its ONNX file cannot be read.
     """
-    module, source = _module(model)
-    device = _device(options)
+    device, shared = _device(options), None
+    if options.shared:
+        from stratoscope.backends.pytorch.shared import open_shared
+
+        shared = open_shared(model, source_of(model), options)
+        module, source = shared.module, source_of(model)
+    else:
+        module, source = _module(model)
     try:
         module = module.to(device)
         if options.precision:
@@ -95,6 +106,7 @@ def prepare(model: LoadableModel, options: BackendOptions) -> Prepared:
         outputs=model.manifest.outputs,
         device=device,
         options=options,
+        shared=shared,
     )
 
 
@@ -196,6 +208,7 @@ def effective_options(prepared: Prepared) -> Mapping[str, Any]:
         "precision": str(parameters[0].dtype).removeprefix("torch.") if parameters else "none",
         "device": str(prepared.device),
         "module": prepared.source,
+        **({} if prepared.shared is None else {"shared": prepared.shared.facts}),
         "mkldnn": bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
     }
 

@@ -54,8 +54,10 @@ class TorchSession:
         return call
 
     def close(self) -> None:
-        """Drops the module."""
+        """Drops the module, and ends the lease on shared weights."""
         self._callable = None
+        if self.prepared.shared is not None:
+            self.prepared.shared.close()
 
     def _forward(self, tensors: Sequence[torch.Tensor]) -> Any:
         with torch.inference_mode():

@@ -35,6 +35,10 @@ class TrainingSession(TorchSession):
     def __init__(self, model: LoadableModel, options: BackendOptions) -> None:
         if options.execution == "compile":
             raise BackendError("PyTorch back end: training steps are run in eager mode", hint="--execution eager")
+        if options.shared:
+            raise BackendError(
+                "PyTorch back end: training writes to the weights, which nobody can share", hint="leave out --shared"
+            )
         super().__init__(model, options)
         module = self.prepared.module.train().requires_grad_(True)
         parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
