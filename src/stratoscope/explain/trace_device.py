@@ -55,12 +55,11 @@ def whole_steps(spans: pl.DataFrame) -> pl.DataFrame:
     if steps["name"].n_unique() < 2:
         return spans
     last = steps["start_ns"].max()
-    executed = (spans["kind"] == "exec").fill_null(False).to_numpy()
-    correlation = spans["correlation"].to_numpy()
-    left = ~executed & (spans["start_ns"] < last).to_numpy()
-    work = np.flatnonzero(executed)
-    left[work] = np.isin(correlation[work], correlation[left & (correlation != 0)])
-    return spans.filter(left)
+    executed = (spans["kind"] == "exec").fill_null(False)
+    correlation = spans["correlation"]
+    host = ~executed & (spans["start_ns"] < last)
+    launched = correlation.filter(host & (correlation != 0))
+    return spans.filter(host | (executed & correlation.is_in(launched.implode())))
 
 
 def kernel_breakdown(spans: pl.DataFrame) -> pl.DataFrame:
@@ -97,13 +96,16 @@ def type_breakdown(spans: pl.DataFrame) -> pl.DataFrame:
     """
     work = device_work(spans)
     merged = {kind: union(*_intervals(work, kind)) for kind in (COMPUTATION, COMMUNICATION, MEMORY)}
-    edges = np.unique(np.concatenate([edge for interval in merged.values() for edge in interval]))
+    edges = np.sort(np.concatenate([edge for interval in merged.values() for edge in interval]))
+    edges = edges[np.diff(edges, prepend=edges[:1] - 1) > 0]
     if edges.size < 2:
         return pl.DataFrame(schema={"types": pl.String, "time_ns": pl.Int64, "share": pl.Float64})
     code = np.zeros(edges.size - 1, np.int64)
     for bit, (start, end) in enumerate(merged.values()):
-        running = np.searchsorted(start, edges[:-1], side="right") > np.searchsorted(end, edges[:-1], side="right")
-        code += running.astype(np.int64) << bit
+        change = np.zeros(edges.size, np.int64)
+        change[np.searchsorted(edges, start)] = 1  # disjoint and not touching, so that no edge has two changes
+        change[np.searchsorted(edges, end)] = -1
+        code += np.cumsum(change[:-1]) << bit
     kinds = list(merged)
     times = {
         " + ".join(kind for bit, kind in enumerate(kinds) if value >> bit & 1): int(np.diff(edges)[code == value].sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -35,22 +34,23 @@ class Arguments(msgspec.Struct, gc=False):
     correlation: _Id = 0
 
 
+# In the order in which Kineto writes the fields: msgspec looks for each after the last one.
 class _Complete(msgspec.Struct, gc=False, tag_field="ph", tag="X"):
-    ts: msgspec.Raw = _RAW
-    name: str = ""
     cat: str = ""
+    name: str = ""
     pid: _Id = 0
     tid: _Id = 0
+    ts: msgspec.Raw = _RAW
     dur: float = -1.0
     args: Arguments | None = None
 
 
 class _CompleteWithText(msgspec.Struct, gc=False, tag_field="ph", tag="X"):
-    ts: msgspec.Raw = _RAW
-    name: str = ""
     cat: str = ""
+    name: str = ""
     pid: _Id = 0
     tid: _Id = 0
+    ts: msgspec.Raw = _RAW
     dur: float = -1.0
     args: msgspec.Raw = _RAW
 
@@ -154,8 +154,8 @@ class _Reader:
 
     def add(self, events: list[msgspec.Struct]) -> None:
         kind = self._kind
-        types = Counter(map(type, events))
-        complete = events if len(types) == 1 and kind in types else [one for one in events if type(one) is kind]
+        types = list(map(type, events))
+        complete = [one for one in events if type(one) is kind] if types.count(kind) < len(types) else events
         if len(complete) < len(events):
             self._add_others(events, types)
         self._count += len(complete)
@@ -164,11 +164,12 @@ class _Reader:
         if complete:
             self._add_complete(complete)
 
-    def _add_others(self, events: list[msgspec.Struct], types: Counter[type[msgspec.Struct]]) -> None:
-        for one, count in types.items():
+    def _add_others(self, events: list[msgspec.Struct], types: list[type[msgspec.Struct]]) -> None:
+        kinds = set(types)
+        for one in kinds:
             if issubclass(one, _PassedOver):
-                self._report.skipped[_PASSED_OVER[_phase(one)]] += count
-        if any(issubclass(one, Rare) for one in types):
+                self._report.skipped[_PASSED_OVER[_phase(one)]] += types.count(one)
+        if any(issubclass(one, Rare) for one in kinds):
             self._others += [event for event in events if isinstance(event, Rare)]
 
     def _add_complete(self, events: list[Any]) -> None:
@@ -195,11 +196,12 @@ class _Reader:
                 np.array([labels[event.name, event.cat, event.pid, event.tid] for event in events], np.int32),
                 start,
                 start + np.rint(duration * 1000).astype(np.int64),
-                self._correlations([event.args for event in events]),
+                self._correlations(events),
             )
         )
 
-    def _correlations(self, arguments: list[Any]) -> Ints:
+    def _correlations(self, events: list[Any]) -> Ints:
+        arguments = [event.args for event in events]
         if self._kind is _CompleteWithText:
             texts = b"[" + b",".join(bytes(text) or b"null" for text in arguments) + b"]"
             compact: list[msgspec.Raw] = msgspec.json.decode(

@@ -63,8 +63,7 @@ class EventStream:
             if self._tail is not None:
                 self._tail = (self._tail + block)[: MAX_EVENT_BYTES + 1]
                 continue
-            rest += block
-            events, rest = self._whole_events(rest)
+            events, rest = self._whole_events(rest, block)
             if len(rest) > MAX_EVENT_BYTES:
                 raise TraceError(
                     f"{self._source.path} has an event of more than {MAX_EVENT_BYTES >> 20} MiB",
@@ -121,19 +120,24 @@ class EventStream:
             self._report.records += 1
             self._report.dropped["cut off in the middle"] += 1
 
-    def _whole_events(self, text: bytes) -> tuple[list[Event], bytes]:
-        """The events that `text` holds whole, and what is left of it."""
-        boundaries = list(_BOUNDARY.finditer(text, max(0, len(text) - _WINDOW)))
+    def _whole_events(self, rest: bytes, block: bytes) -> tuple[list[Event], bytes]:
+        """The events that `rest` and `block` together hold whole, and what is left of them."""
+        # With its opening bracket from the first, and the closing one put in below: the text is not copied again.
+        text = bytearray().join((b"[", rest, block))
+        boundaries = list(_BOUNDARY.finditer(text, max(1, len(text) - _WINDOW)))
         if not boundaries:
-            boundaries = list(_BOUNDARY.finditer(text, max(0, len(text) - _PIECE)))
-        last = boundaries[-1] if boundaries else None
-        if last is None:
-            return self._by_pieces(text) if len(text) > _PIECE else ([], text)
-        events = self._decoded(memoryview(text)[: last.start() + 1])
+            boundaries = list(_BOUNDARY.finditer(text, max(1, len(text) - _PIECE)))
+        if not boundaries:
+            return self._by_pieces(bytes(text[1:])) if len(text) > _PIECE else ([], bytes(text[1:]))
+        last, following = boundaries[-1].span()
+        boundaries.clear()
+        between, text[last + 1] = text[last + 1], ord("]")
+        events = self._decoded(memoryview(text)[: last + 2])
         if events is None:
-            events, rest = self._by_pieces(text[: last.end()])
-            return events, self._left(rest, text[last.end() :])
-        return events, text[last.end() :]  # starts with the next event
+            text[last + 1] = between
+            events, rest = self._by_pieces(bytes(text[1:following]))
+            return events, self._left(rest, bytes(text[following:]))
+        return events, bytes(memoryview(text)[following:])  # starts with the next event
 
     def _last_events(self, text: bytes) -> tuple[list[Event], bytes]:
         """As `_whole_events`, at the end of the file, where the array and the object around it should close."""
@@ -152,10 +156,10 @@ class EventStream:
         self._report.records += len(events)
         return events, b""
 
-    def _decoded(self, text: bytes | memoryview) -> list[Event] | None:
-        """The events of a text that ends with one, or None where that is not so or one is broken."""
+    def _decoded(self, array: bytes | memoryview) -> list[Event] | None:
+        """The events of a JSON array, or None where it does not end with the bracket, or an event is broken."""
         try:
-            events: list[Event] = self._many.decode(b"".join((b"[", text, b"]")))
+            events: list[Event] = self._many.decode(array)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return None
         self._report.records += len(events)
@@ -169,7 +173,7 @@ class EventStream:
             boundary = _BOUNDARY.search(text, at + _PIECE)
             end = boundary.end() if boundary is not None else len(text)
             piece = rest + text[at:end]
-            found = self._decoded(piece.strip(_SPACE)) if boundary is not None else None
+            found = self._decoded(b"[" + piece.strip(_SPACE) + b"]") if boundary is not None else None
             if found is None:
                 found, rest = self._walk(piece)
             else:

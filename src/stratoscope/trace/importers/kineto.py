@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+import polars as pl
 
 from stratoscope.trace.importers.build import EXEC, LAUNCH, PROFILER_LEVEL, SYNC
 from stratoscope.trace.importers.chrome_columns import ChromeColumns, whole_number
@@ -64,8 +65,8 @@ def roles(columns: ChromeColumns) -> Roles:
     correlation = np.where(level == PROFILER_LEVEL, 0, columns.correlation)
     executed = kind == EXEC
     calls = (level == Level.KERNEL) & ~executed & (correlation != 0)
-    work = np.unique(correlation[executed & (level == Level.KERNEL)])
-    kind[calls & np.isin(correlation, work)] = LAUNCH
+    work = pl.Series(correlation[executed & (level == Level.KERNEL)])
+    kind[np.flatnonzero(calls)[pl.Series(correlation[calls]).is_in(work.implode()).to_numpy()]] = LAUNCH
     device = np.zeros(len(columns.places), np.bool_)
     device[columns.place[executed]] = True
     return Roles(level, kind, correlation, device)
