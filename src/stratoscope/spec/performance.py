@@ -16,7 +16,7 @@ from stratoscope.spec.hardware import Cache, HardwareManifest, Unlimited
 from stratoscope.stats.quantile import low_quartile
 from stratoscope.stats.quantity import Quantity
 
-CacheState = Literal["hot", "flushed", "evicted"]
+CacheState = Literal["hot", "flushed", "evicted", "sequence"]
 PartKind = Literal["layer", "executed", "brick"]
 PartStatus = Literal["ok", "failed", "wrong", "refused", "unsupported"]
 #: The statuses that will not change when the same is measured again: `bench fill` leaves them alone.
@@ -30,7 +30,8 @@ class Protocol(Document):
 
     `hot`: calls follow each other, whatever they leave in the caches is there. `flushed`: between calls a buffer of the
     size of L2 is read, as if other layers had run. `evicted`: inputs and weights are out of all caches. A model's time
-    lies between the sums of its hot and its evicted parts; `flushed` is the point estimate.
+    lies between the sums of its hot and its evicted parts; `flushed` is the point estimate. `sequence` (bricks only): the
+    bricks of a model follow each other as in the model, in one memory arena: caches hold what the model leaves in them.
     """
 
     cache: CacheState = "flushed"
