@@ -67,7 +67,7 @@ def shape_of(database: str) -> tuple[set[tuple[str, str, bool]], set[tuple[str, 
     """Columns with type and whether they may be null, indexes with their columns, and the version."""
     with connect(database) as connection:
         inspector = inspect(connection)
-        tables = {"runs", "machines"} & set(inspector.get_table_names())
+        tables = {"runs", "machines", "part_documents", "part_measurements"} & set(inspector.get_table_names())
         columns = {(c["name"], _kind(c["type"]), c["nullable"]) for t in tables for c in inspector.get_columns(t)}
         indexes = {(i["name"], tuple(i["column_names"])) for t in tables for i in inspector.get_indexes(t)}
         version = connection.scalar(text("SELECT value FROM meta WHERE name = 'schema_version'"))
@@ -93,6 +93,8 @@ def test_a_migrated_database_has_the_same_tables_as_a_new_one(database: str, mak
     with connect(database) as connection:
         connection.execute(text("DROP TABLE runs"))
         connection.execute(text("DROP TABLE machines"))
+        connection.execute(text("DROP TABLE part_documents"))
+        connection.execute(text("DROP TABLE part_measurements"))
         connection.execute(text("DROP TABLE meta"))
         connection.commit()
     fill_version_1(database, make_record())
@@ -119,7 +121,7 @@ def test_a_newer_database_is_refused_and_not_touched(database: str) -> None:
         connection.execute(text("UPDATE meta SET value = '99' WHERE name = 'schema_version'"))
         connection.commit()
     before = shape_of(database)
-    with pytest.raises(StoreError, match=r"newer Stratoscope \(schema 99; this one knows 3\)") as caught:
+    with pytest.raises(StoreError, match=r"newer Stratoscope \(schema 99; this one knows 4\)") as caught:
         Store.open(database)
     assert "upgrade" in str(caught.value)
     assert shape_of(database) == before

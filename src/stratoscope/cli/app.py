@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from stratoscope._version import __version__
+from stratoscope.cli.advise import advise
 from stratoscope.cli.analyze import analyze
 from stratoscope.cli.backends import backends
+from stratoscope.cli.bench import bench_app
 from stratoscope.cli.compare import compare
 from stratoscope.cli.diagnose import diagnose
 from stratoscope.cli.llm import llm_app
@@ -48,7 +50,9 @@ def _root(
 app.command()(diagnose)
 app.command()(run)
 app.command()(profile)
+app.command()(advise)
 app.add_typer(machine_app, name="machine")
+app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")
 app.add_typer(results_app, name="results")
 app.command()(compare)

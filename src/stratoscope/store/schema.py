@@ -77,6 +77,30 @@ MACHINES: Final = Table(
     Index("machines_created_at", "created_at"),
 )
 
+#: What the keys of measurements of parts stand for, once each: a part, candidate, environment or protocol as JSON.
+PART_DOCUMENTS: Final = Table(
+    "part_documents",
+    METADATA,
+    Column("digest", String(80), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
+#: One row for each (part, candidate, environment, protocol), with the rest of the measurement as JSON, raw samples in
+#: it. The primary key is the unique constraint: a second measurement of the same is no second row.
+PART_MEASUREMENTS: Final = Table(
+    "part_measurements",
+    METADATA,
+    Column("part", String(80), primary_key=True),
+    Column("candidate", String(80), primary_key=True),
+    Column("environment", String(80), primary_key=True),
+    Column("protocol", String(80), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("started_at", String(27), nullable=False),
+    Column("record", Text, nullable=False),
+    Index("part_measurements_environment", "environment", "protocol"),
+)
+
 
 def _add_batch_size(connection: Connection) -> None:
     """1 -> 2: the batch size becomes a column of the list, filled from the records."""
@@ -99,8 +123,27 @@ def _add_machines(connection: Connection) -> None:
     connection.execute(text("CREATE INDEX machines_created_at ON machines (created_at)"))
 
 
+def _add_part_measurements(connection: Connection) -> None:
+    """3 -> 4: tables of measured parts, empty."""
+    connection.execute(
+        text(
+            "CREATE TABLE part_documents (digest VARCHAR(80) NOT NULL, kind VARCHAR(16) NOT NULL, "
+            "record TEXT NOT NULL, PRIMARY KEY (digest, kind))"
+        )
+    )
+    connection.execute(
+        text(
+            "CREATE TABLE part_measurements (part VARCHAR(80) NOT NULL, candidate VARCHAR(80) NOT NULL, "
+            "environment VARCHAR(80) NOT NULL, protocol VARCHAR(80) NOT NULL, status VARCHAR(16) NOT NULL, "
+            "started_at VARCHAR(27) NOT NULL, record TEXT NOT NULL, "
+            "PRIMARY KEY (part, candidate, environment, protocol))"
+        )
+    )
+    connection.execute(text("CREATE INDEX part_measurements_environment ON part_measurements (environment, protocol)"))
+
+
 #: `MIGRATIONS[v - 1]` takes a database from version v to v + 1. They use SQL text, not the tables above: those change.
-MIGRATIONS: Final[Sequence[Callable[[Connection], None]]] = (_add_batch_size, _add_machines)
+MIGRATIONS: Final[Sequence[Callable[[Connection], None]]] = (_add_batch_size, _add_machines, _add_part_measurements)
 
 SCHEMA_VERSION: Final = len(MIGRATIONS) + 1
 
