@@ -1,14 +1,16 @@
 """Runs the commands that stand in the docs and writes what they print below them.
 
-    python tools/update_docs.py [PAGE ...]
+    python tools/update_docs.py [--only TEXT] [PAGE ...]
 
 A block that follows a line `<!-- run -->` is a console block: every line that starts with `$ ` is run, in one scratch
 folder a page, with a database of its own; what it prints replaces what stood there. `<!-- run head=20 -->` keeps only
-the first lines. Commands that start with `python ` run in the repository's root.
+the first lines. Commands that start with `python ` run in the repository's root. `--only` runs the blocks that hold a
+text, for commands that take long: what the others print still stands as it was seen.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -55,14 +57,16 @@ def filled(body: str, head: int | None, folder: Path) -> str:
     return "\n".join(parts) + "\n"
 
 
-def update(page: Path) -> bool:
-    """Runs a page's blocks in order; returns whether it has any."""
+def update(page: Path, only: str) -> bool:
+    """Runs a page's blocks that hold `only`, in order; returns whether it has any."""
     text = page.read_text()
-    if not BLOCK.search(text):
+    if not any(only in match["body"] for match in BLOCK.finditer(text)):
         return False
     with tempfile.TemporaryDirectory() as name:
 
         def replaced(match: re.Match[str]) -> str:
+            if only not in match["body"]:
+                return match[0]
             head = int(match["head"]) if match["head"] else None
             marker = match[0].split("\n", 1)[0]
             return f"{marker}\n```console\n{filled(match['body'], head, Path(name))}```\n"
@@ -73,9 +77,12 @@ def update(page: Path) -> bool:
 
 def main() -> None:
     """Updates the pages that were named, or all."""
-    pages = [Path(name) for name in sys.argv[1:]] or sorted(DOCS.rglob("*.md"))
-    for page in pages:
-        if update(page):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pages", nargs="*", type=Path, default=sorted(DOCS.rglob("*.md")))
+    parser.add_argument("--only", default="", help="run the blocks that hold this text")
+    arguments = parser.parse_args()
+    for page in arguments.pages:
+        if update(page, arguments.only):
             print(page.name)
 
 
