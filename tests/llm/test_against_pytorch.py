@@ -63,6 +63,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         {"hidden_size": 256, "num_hidden_layers": 4, "num_heads": 8, "head_dim": 64, "state_size": 32, "n_groups": 2,
          "vocab_size": 1000, "expand": 2},
     ),
+    "mpt": ("mpt", {"d_model": 256, "n_heads": 8, "n_layers": 2, "vocab_size": 1000, "max_seq_len": 512}),
     "t5": ("t5", {"d_model": 256, "num_heads": 4, "d_kv": 64, "num_layers": 3, "d_ff": 512, "vocab_size": 1000}),
     "t5 gated untied": (
         "t5",

@@ -2,86 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stratoscope.cli.llm_options import (
+    BatchOption,
+    CacheOption,
+    CalibrationOption,
+    EngineOption,
+    ExplainOption,
+    HardwareOption,
+    HtmlOption,
+    JsonOption,
+    LevelOption,
+    ModelOption,
+    OutputOption,
+    PlanOption,
+    PrecisionOption,
+    PriceOption,
+    PromptOption,
+    deployment,
+    device,
+    device_counts,
+    finite,
+    number_formats,
+    priced,
+    show,
+    write_json,
+)
 from stratoscope.errors import SpecError
 
 if TYPE_CHECKING:
     from stratoscope.llm.efficiency import Efficiency
-    from stratoscope.llm.infer import Deployment
-    from stratoscope.llm.plan import TrainStep
+    from stratoscope.llm.plan import Engine, ParallelPlan, Precision, TrainStep
     from stratoscope.llm.report import Report
+    from stratoscope.llm.spec import ModelSpec
 
 llm_app = typer.Typer(
     help="Predict training and serving of transformers: time, memory, cost, energy; each number explained.",
     no_args_is_help=True,
 )
-
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="A shipped model's name, or a config.json.", show_default=False)
-]
-HardwareOption = Annotated[str, typer.Option("--hw", help="Device: see `stratoscope llm hardware`.")]
-PlanOption = Annotated[str, typer.Option("--plan", help="Split over devices, as tp8,pp4,dp2,zero1,sp,full.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="bf16, fp16, fp32, fp8, int8, int8wo, int4wo, fp4.")]
-EngineOption = Annotated[str, typer.Option("--engine", help="Software that runs the model.")]
-LevelOption = Annotated[
-    str, typer.Option("--level", help="peak, prior (fitted to kernel tables), calibrated or measured (a calibration).")
-]
-CalibrationOption = Annotated[
-    Path | None, typer.Option("--calibration", help="File of `llm calibrate`; its machine.", show_default=False)
-]
-ExplainOption = Annotated[bool, typer.Option("--explain", help="Print the tree behind every number.")]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Write the full report here ('-': standard output).", show_default=False)
-]
-HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the report page here.", show_default=False)]
-PriceOption = Annotated[
-    float | None, typer.Option("--price", min=0, help="Dollars per device and hour.", show_default=False)
-]
-
-
-def _device(hardware: str, level: str, calibration: Path | None) -> Efficiency:
-    from stratoscope.llm.calibrate import calibrated_hardware, load_calibration
-    from stratoscope.llm.efficiency import LEVELS, efficiency
-    from stratoscope.llm.hardware import find_hardware
-
-    if level not in LEVELS:
-        raise SpecError(f"no efficiency level {level!r}", hint=f"levels: {', '.join(LEVELS)}")
-    if calibration is not None:
-        document = load_calibration(calibration)
-        chosen: Literal["calibrated", "measured"] = "measured" if level == "measured" else "calibrated"
-        return efficiency(calibrated_hardware(document), chosen, document)
-    return efficiency(find_hardware(hardware), level)
-
-
-def _write_json(document: dict[str, Any], target: Path | None) -> None:
-    from stratoscope.report.files import write_text
-
-    if target is None:
-        return
-    text = json.dumps(document, indent=2) + "\n"
-    if str(target) == "-":
-        typer.echo(text, nl=False)
-    else:
-        write_text(target, text)
-
-
-def _show(report: Report, explain: bool, json_file: Path | None) -> None:
-    from stratoscope.llm.render import report_lines
-
-    _write_json(report.model_dump(mode="json"), json_file)
-    if json_file is None or str(json_file) != "-":
-        typer.echo("\n".join(report_lines(report, explain=explain)))
-
-
-def _priced(report: Report, price: float | None) -> Report:
-    from stratoscope.llm.economics import priced
-
-    return report if price is None else priced(report, price)
 
 
 @llm_app.command()
@@ -109,60 +71,30 @@ def train(
     from stratoscope.llm.hf import load_model
     from stratoscope.llm.plan import Lora, ParallelPlan, Precision, TrainStep, find_engine
 
-    device, spec, split = _device(hw, level, calibration), load_model(model), ParallelPlan.parse(plan)
+    chip, spec, split = device(hw, level, calibration), load_model(model), ParallelPlan.parse(plan)
     adapters = Lora(rank=lora) if lora is not None else None
     work = TrainStep(global_batch=global_batch, micro_batch=micro_batch, seq=seq, lora=adapters)
     chosen, numbers = find_engine(engine), Precision.preset(precision)
-    report = _priced(estimate_training(spec, split, work, device, precision=numbers, engine=chosen), price)
-    _show(report, explain, json_file)
+    report = priced(estimate_training(spec, split, work, chip, precision=numbers, engine=chosen), price)
+    show(report, explain, json_file)
     if html is not None:
-        _training_page(report, html, model, plan, work, precision, engine, device)
+        _training_page(report, html, spec, split, work, numbers, chosen, chip)
 
 
 def _training_page(
-    report: Report,
-    target: Path,
-    model: str,
-    plan: str,
-    work: TrainStep,
-    precision: str,
-    engine: str,
-    device: Efficiency,
-) -> None:
-    from stratoscope.llm.hf import load_model
+    report: Report, target: Path, spec: ModelSpec, split: ParallelPlan, work: TrainStep, numbers: Precision,
+    engine: Engine, chip: Efficiency,
+) -> None:  # fmt: skip
     from stratoscope.llm.memory import training_memory, training_timeline
     from stratoscope.llm.page import page
-    from stratoscope.llm.plan import ParallelPlan, Precision, find_engine
     from stratoscope.llm.timing import layer_prices
     from stratoscope.report.files import write_text
 
-    spec, split, numbers = load_model(model), ParallelPlan.parse(plan), Precision.preset(precision)
     at = training_memory(split, work.micro_batch, work.global_batch, work.seq)
-    timeline = training_timeline(spec, at, numbers, find_engine(engine), work.lora)
-    ops = layer_prices(spec, "train", work.micro_batch, work.seq, float(split.tp), numbers, find_engine(engine), device)
-    roofs = (device.hardware.peak(numbers.compute), device.hardware.memory_bandwidth)
+    timeline = training_timeline(spec, at, numbers, engine, work.lora)
+    ops = layer_prices(spec, "train", work.micro_batch, work.seq, float(split.tp), numbers, engine, chip)
+    roofs = (chip.hardware.peak(numbers.compute), chip.hardware.memory_bandwidth)
     write_text(target, page(report, timeline=timeline, ops=ops, roofs=roofs))
-
-
-def _deployment(
-    model: str, plan: str, precision: str, engine: str, hw: str, level: str, calibration: Path | None
-) -> Deployment:
-    from stratoscope.llm.hf import load_model
-    from stratoscope.llm.infer import Deployment
-    from stratoscope.llm.plan import ParallelPlan, Precision, find_engine
-
-    return Deployment(
-        load_model(model),
-        ParallelPlan.parse(plan),
-        Precision.preset(precision),
-        find_engine(engine),
-        _device(hw, level, calibration),
-    )
-
-
-BatchOption = Annotated[int, typer.Option("--batch", "-b", min=1, help="Sequences at once.")]
-PromptOption = Annotated[int, typer.Option("--prompt", min=1, help="Tokens of a prompt.")]
-OutputOption = Annotated[int, typer.Option("--output", min=1, help="Tokens generated per sequence.")]
 
 
 @llm_app.command()
@@ -175,6 +107,7 @@ def infer(
     plan: PlanOption = "",
     hw: HardwareOption = "h100",
     precision: PrecisionOption = "bf16",
+    kv: CacheOption = None,
     engine: EngineOption = "vllm",
     level: LevelOption = "prior",
     calibration: CalibrationOption = None,
@@ -190,16 +123,16 @@ def infer(
     from stratoscope.llm.timing import layer_prices
     from stratoscope.report.files import write_text
 
-    deployment = _deployment(model, plan, precision, engine, hw, level, calibration)
+    served = deployment(model, plan, number_formats(precision, kv), engine, hw, level, calibration)
     work = Generation(batch=batch, prompt=prompt, output=output, cached=cached)
-    report = _priced(estimate_inference(deployment, work), price)
-    _show(report, explain, json_file)
+    report = priced(estimate_inference(served, work), price)
+    show(report, explain, json_file)
     if html is not None:
-        device, tp = deployment.efficiency, float(deployment.plan.tp)
+        chip, tp = served.efficiency, float(served.plan.tp)
         ops = layer_prices(
-            deployment.model, "prefill", batch, prompt, tp, deployment.precision, deployment.engine, device
-        ) + layer_prices(deployment.model, "decode", batch, prompt, tp, deployment.precision, deployment.engine, device)
-        roofs = (device.hardware.peak(deployment.precision.compute), device.hardware.memory_bandwidth)
+            served.model, "prefill", batch, prompt, tp, served.precision, served.engine, chip
+        ) + layer_prices(served.model, "decode", batch, prompt, tp, served.precision, served.engine, chip)
+        roofs = (chip.hardware.peak(served.precision.compute), chip.hardware.memory_bandwidth)
         write_text(html, page(report, ops=ops, roofs=roofs))
 
 
@@ -207,7 +140,7 @@ def infer(
 def serve(
     model: ModelOption,
     rate: Annotated[
-        float | None, typer.Option("--rate", min=0.0, help="Requests a second; absent: the highest rate that holds.")
+        float | None, typer.Option("--rate", help="Requests a second; absent: the highest rate that holds.")
     ] = None,
     prompt: PromptOption = 1024,
     output: OutputOption = 128,
@@ -219,6 +152,7 @@ def serve(
     plan: PlanOption = "",
     hw: HardwareOption = "h100",
     precision: PrecisionOption = "bf16",
+    kv: CacheOption = None,
     engine: EngineOption = "vllm",
     level: LevelOption = "prior",
     calibration: CalibrationOption = None,
@@ -227,14 +161,15 @@ def serve(
     """A continuous-batching service under Poisson load, simulated on a virtual clock."""
     from stratoscope.llm.serve import Service, highest_rate, simulate
 
-    deployment = _deployment(model, plan, precision, engine, hw, level, calibration)
+    served = deployment(model, plan, number_formats(precision, kv), engine, hw, level, calibration)
     service = Service(
-        rate_per_s=rate or 1.0, prompt=prompt, output=output, prefix_hit=prefix_hit, chunk_tokens=chunk,
-        max_batch=max_batch,
+        rate_per_s=finite("--rate", rate) or 1.0, prompt=prompt, output=output, prefix_hit=prefix_hit,
+        chunk_tokens=chunk, max_batch=max_batch,
     )  # fmt: skip
-    done = simulate(deployment, service) if rate else highest_rate(deployment, service, ttft_s=ttft, tpot_s=tpot)
+    finite("--ttft", ttft), finite("--tpot", tpot)
+    done = simulate(served, service) if rate is not None else highest_rate(served, service, ttft_s=ttft, tpot_s=tpot)
     document = done.model_dump(mode="json")
-    _write_json(document, json_file)
+    write_json(document, json_file)
     if json_file is None or str(json_file) != "-":
         for name, value in document.items():
             typer.echo(f"{name:<22} {value:.5g}" if isinstance(value, float) else f"{name:<22} {value}")
@@ -246,30 +181,38 @@ def memory(
     batch: BatchOption = 1,
     prompt: PromptOption = 1024,
     output: OutputOption = 128,
+    global_batch: Annotated[
+        int | None,
+        typer.Option("--gbs", min=1, help="Ask of a training step of so many sequences.", show_default=False),
+    ] = None,
+    seq: Annotated[int, typer.Option("--seq", min=1, help="Training: tokens of a sequence.")] = 4096,
+    micro_batch: Annotated[int, typer.Option("--mbs", min=1, help="Training: sequences of a microbatch.")] = 1,
     plan: PlanOption = "",
     hw: HardwareOption = "h100",
     precision: PrecisionOption = "bf16",
-    engine: EngineOption = "vllm",
+    kv: CacheOption = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Software; default: vllm, megatron-core with --gbs.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """What serving needs, and the inverse: largest batch, longest context, fewest devices."""
+    """What serving or training needs, and the inverse: largest batch, longest context, fewest devices."""
     from stratoscope.llm.hf import load_model
-    from stratoscope.llm.inverse import memory_answers
-    from stratoscope.llm.plan import Generation, ParallelPlan, Precision, find_engine
+    from stratoscope.llm.inverse import memory_answers, training_answers
+    from stratoscope.llm.plan import Generation, ParallelPlan, TrainStep, find_engine
+    from stratoscope.llm.render import memory_lines
 
-    device = _device(hw, "prior", None)
-    answers = memory_answers(
-        load_model(model),
-        ParallelPlan.parse(plan),
-        Generation(batch=batch, prompt=prompt, output=output),
-        Precision.preset(precision),
-        find_engine(engine),
-        device,
-    )
-    _write_json(answers, json_file)
+    spec, split, numbers = load_model(model), ParallelPlan.parse(plan), number_formats(precision, kv)
+    chip, software = device(hw, "prior", None), find_engine(engine or ("megatron-core" if global_batch else "vllm"))
+    if global_batch is not None:
+        step = TrainStep(global_batch=global_batch, micro_batch=micro_batch, seq=seq)
+        answers = training_answers(spec, split, step, numbers, software, chip)
+    else:
+        work = Generation(batch=batch, prompt=prompt, output=output)
+        answers = memory_answers(spec, split, work, numbers, software, chip)
+    write_json(answers, json_file)
     if json_file is None or str(json_file) != "-":
-        for name, value in answers.items():
-            typer.echo(f"{name:<26} {value}")
+        typer.echo("\n".join(memory_lines(answers)))
 
 
 @llm_app.command()
@@ -300,31 +243,31 @@ def search(
     from stratoscope.llm.search import TrainingSpace, search_serving, search_training
     from stratoscope.report.files import write_text
 
-    try:
-        counts = tuple(int(part) for part in devices.split(","))
-    except ValueError as error:
-        raise SpecError(f"--devices {devices!r} is not a list of counts") from error
-    spec, device = load_model(model), _device(hw, level, None)
+    counts = device_counts(devices)
+    for name, value in (("--ttft", ttft), ("--tpot", tpot), ("--budget", budget)):
+        finite(name, value)
+    finite("--price", price, above=-1.0)
+    spec, chip = load_model(model), device(hw, level, None)
     numbers, chosen = Precision.preset(precision), find_engine(engine)
     if mode == "train":
         space = TrainingSpace(devices=counts, global_batch=global_batch, seq=seq)
         result = search_training(
-            spec, space, numbers, chosen, device,
+            spec, space, numbers, chosen, chip,
             dollars_per_device_hour=price, budget_dollars_per_million_tokens=budget,
         )  # fmt: skip
     elif mode == "serve":
         work = Generation(batch=1, prompt=prompt, output=output)
         result = search_serving(
-            spec, work, numbers, chosen, device, max_devices=max(counts), ttft_s=ttft, tpot_s=tpot,
+            spec, work, numbers, chosen, chip, max_devices=max(counts), ttft_s=ttft, tpot_s=tpot,
             dollars_per_device_hour=price,
         )  # fmt: skip
     else:
         raise SpecError(f"--for {mode!r}", hint="train or serve")
-    _write_json(result.model_dump(mode="json"), json_file)
+    write_json(result.model_dump(mode="json"), json_file)
     if json_file is None or str(json_file) != "-":
         typer.echo("\n".join(search_lines(result)))
     if html is not None:
-        write_text(html, search_page(f"{spec.name} on {device.hardware.name}", result))
+        write_text(html, search_page(f"{spec.name} on {chip.hardware.name}", result))
 
 
 @llm_app.command()
@@ -336,7 +279,7 @@ def calibrate(
     from stratoscope.llm.calibrate import Timer, fit_document, measure
 
     document = fit_document(measure(Timer(budget)))
-    _write_json(document, output)
+    write_json(document, output)
     typer.echo(document["source"])
     for name in ("gemm", "elementwise", "prefill", "decode"):
         curve = document["curves"][name]
@@ -361,7 +304,7 @@ def validate(
     suites = validate("peak" if level == "peak" else "prior", tuple(suite or ()))
     if not suites:
         raise SpecError(f"no suite {', '.join(suite or [])}", hint="C1, C3, C3-fig1, C13, C13-mem, C13-oom, C14")
-    _write_json({"schema": 1, "suites": [suite_document(item) for item in suites]}, json_file)
+    write_json({"schema": 1, "suites": [suite_document(item) for item in suites]}, json_file)
     if json_file is None or str(json_file) != "-":
         typer.echo("\n".join(suite_lines(suites, rows=rows)))
 
@@ -376,10 +319,10 @@ def hardware(
     from stratoscope.llm.render import hardware_lines
 
     table = hardware_table()
-    device = None if name is None else find_hardware(name)
-    _write_json((table if device is None else device).model_dump(mode="json"), json_file)
+    found = None if name is None else find_hardware(name)
+    write_json((table if found is None else found).model_dump(mode="json"), json_file)
     if json_file is None or str(json_file) != "-":
-        typer.echo("\n".join(hardware_lines(table, device)))
+        typer.echo("\n".join(hardware_lines(table, found)))
 
 
 @llm_app.command()
@@ -394,6 +337,6 @@ def diff(
 
     left, right = (answer(load_question(path), path.parent) for path in (before, after))
     changes = compare(left, right)
-    _write_json({"schema": 1, "changes": [change.model_dump(mode="json") for change in changes]}, json_file)
+    write_json({"schema": 1, "changes": [change.model_dump(mode="json") for change in changes]}, json_file)
     if json_file is None or str(json_file) != "-":
         typer.echo("\n".join(diff_lines(left, right, changes)))

@@ -4,11 +4,11 @@ numbers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from stratoscope.errors import StratoscopeError
 
@@ -29,9 +29,32 @@ class UnsupportedError(LlmError):
 
 
 class Value(BaseModel):
-    """A frozen value that refuses unknown fields."""
+    """A frozen value that refuses unknown fields; what is wrong with it is an LlmError that names the field.
+
+    Checks over several fields (`model_validator(mode="after")`) raise LlmError themselves: they run outside this one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_the_field(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise LlmError(f"{cls.__name__}: {_first(error)}", hint=f"fields: {', '.join(cls.model_fields)}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong: field, value, reason."""
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    field = ".".join(str(part) for part in first["loc"])
+    if not field:
+        return reason
+    if first["type"] in ("missing", "extra_forbidden"):
+        return f"{field}: {reason}"
+    return f"{field} is {repr(first['input'])[:60]}: {reason}"
 
 
 def validated(kind: type[Value], data: dict[str, Any], where: str) -> Any:
@@ -41,7 +64,5 @@ def validated(kind: type[Value], data: dict[str, Any], where: str) -> Any:
     """
     try:
         return kind.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise LlmError(f"{where}: {field}: {first['msg']}", hint=f"fields: {', '.join(kind.model_fields)}") from error
+    except LlmError as error:
+        raise LlmError(f"{where}: {error.message}", hint=error.hint) from error

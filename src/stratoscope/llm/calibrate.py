@@ -383,8 +383,15 @@ def load_calibration(path: str | Path) -> dict[str, Any]:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise LlmError(f"{file}: {error.strerror}", hint="run `stratoscope llm calibrate --output FILE`") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LlmError(f"{file}: not JSON: {error}") from error
+    hint = "run `stratoscope llm calibrate --output FILE`"
     if not isinstance(document, dict) or document.get("schema") != 1 or "curves" not in document:
-        raise LlmError(f"{file}: not a calibration", hint="run `stratoscope llm calibrate --output FILE`")
+        raise LlmError(f"{file}: not a calibration", hint=hint)
+    try:
+        Curves.model_validate(document["curves"])
+        calibrated_engine(document)
+        efficiency(calibrated_hardware(document), "measured", document)
+    except (LlmError, KeyError, TypeError, ValueError) as error:
+        raise LlmError(f"{file}: an incomplete calibration: {error}", hint=hint) from error
     return document

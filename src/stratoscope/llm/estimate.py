@@ -36,14 +36,24 @@ def split_of(plan: ParallelPlan, work: TrainStep) -> Split:
         tp=float(plan.tp), cp=float(plan.cp), pp=float(plan.pp), vpp=float(plan.vpp), ep=float(plan.ep),
         dp=float(plan.dp), micro_batch=float(work.micro_batch), global_batch=float(work.global_batch),
         seq=float(work.seq), zero=plan.zero, replicas=float(plan.hsdp_replicas),
-        sequence_parallel=plan.sequence_parallel, recompute=plan.recompute,
+        sequence_parallel=plan.sequence_parallel, recompute=plan.recompute, outward=plan.placement,
     )  # fmt: skip
 
 
-def check_training(model: ModelSpec, plan: ParallelPlan, work: TrainStep) -> None:
+def check_training(model: ModelSpec, plan: ParallelPlan, work: TrainStep, precision: Precision, engine: Engine) -> None:
     """Raises LlmError for a batch or schedule that the plan cannot run."""
     check_supported(model)
     validate_plan(model, plan)
+    if not engine.trains:
+        raise UnsupportedError(f"{engine.name} serves, it does not train", hint="megatron-core, fsdp or generic")
+    if precision.weights in ("int8", "int4") and work.lora is None:
+        raise UnsupportedError(
+            f"{precision.weights} weights take no gradients", hint="freeze them under adapters: lora"
+        )
+    if model.learned_positions and model.max_context and work.seq > model.max_context:
+        raise LlmError(
+            f"{work.seq} tokens exceed the learned positions of {model.name}", hint=f"at most {model.max_context}"
+        )
     if plan.offload != "none":
         raise UnsupportedError("the time of offloading is not modelled, only its memory", hint="use offload none")
     if work.global_batch % (plan.dp * work.micro_batch):
@@ -72,7 +82,7 @@ def estimate_training(
     `error` overrides the shipped model error (measured/predicted at p10 and p90) that widens the interval.
     """
     precision = precision or Precision()
-    check_training(model, plan, work)
+    check_training(model, plan, work, precision, engine)
     step = step_time(model, split_of(plan, work), precision, engine, efficiency, work.lora)
     whole = _widen(step.whole, efficiency, error if error is not None else model_error("train"))
     timeline = training_timeline(
@@ -149,6 +159,7 @@ def estimate_inference(deployment: Deployment, work: Generation, *, error: float
             f"{work.prompt + work.output} tokens exceed the context of {deployment.model.name}",
             hint=f"at most {deployment.model.max_context}",
         )
+    asked, work = work, replica_share(deployment.plan, work)
     times = generate(deployment, work)
     factor = error if error is not None else model_error("infer")
     latency = _widen(times.latency, efficiency, factor)
@@ -156,8 +167,8 @@ def estimate_inference(deployment: Deployment, work: Generation, *, error: float
     parts = serving_parts(deployment.model, deployment.plan, work, deployment.precision, deployment.engine)
     used = float(sum(float(np.max(part)) for part in parts.values()))
     capacity = efficiency.hardware.memory
-    produced = work.batch * work.output
-    results = _inference_nodes(times, ttft, tpot, latency, work, efficiency)
+    produced = asked.batch * asked.output
+    results = _inference_nodes(times, ttft, tpot, latency, asked, efficiency)
     prices = price_nodes(efficiency.hardware, deployment.plan.world, latency, produced, busy=0.6)
     bound = results["latency_s"].bound
     results |= {
@@ -174,6 +185,13 @@ def estimate_inference(deployment: Deployment, work: Generation, *, error: float
         memory=memory_node(parts, efficiency),
         assumptions=(efficiency.source, deployment.engine.source),
     )
+
+
+def replica_share(plan: ParallelPlan, work: Generation) -> Generation:
+    """What one of the data-parallel replicas does of a batch; raises LlmError where they do not divide it."""
+    if work.batch % plan.dp:
+        raise LlmError(f"{plan.dp} replicas do not divide a batch of {work.batch}", hint="a batch in multiples of dp")
+    return work.model_copy(update={"batch": work.batch // plan.dp})
 
 
 def _inference_nodes(

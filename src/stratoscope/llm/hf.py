@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stratoscope.llm import hf_classic, hf_decoder, hf_latent
-from stratoscope.llm.base import LlmError, UnknownArchitectureError
+from stratoscope.llm.base import LlmError, UnknownArchitectureError, validated
 from stratoscope.llm.config import Config
 from stratoscope.llm.spec import ModelSpec
 
@@ -36,6 +36,7 @@ READERS: dict[str, Callable[[Config], ModelSpec]] = {
     "bloom": hf_classic.read_bloom,
     "falcon": hf_classic.read_falcon,
     "phi": hf_classic.read_phi,
+    "mpt": hf_classic.read_mpt,
     "t5": hf_classic.read_t5,
     "bert": hf_classic.read_bert,
     "vit": hf_classic.read_vit,
@@ -90,10 +91,14 @@ def load_model(path: str | Path) -> ModelSpec:
         raise LlmError(
             f"{file}: {error.strerror}", hint="give a config.json or one of " + ", ".join(shipped_configs())
         ) from error
-    except ValueError as error:
-        raise LlmError(f"{file}: not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise LlmError(f"{file}: not JSON: {error}", hint="give the model's config.json") from error
     if not isinstance(data, dict):
-        raise LlmError(f"{file}: not a configuration: the top level is a {type(data).__name__}")
+        raise LlmError(
+            f"{file}: not a configuration: the top level is a {type(data).__name__}",
+            hint="give the model's config.json",
+        )
     if "layers" in data and "family" in data:
-        return ModelSpec.model_validate(data)
+        spec: ModelSpec = validated(ModelSpec, data, str(file))
+        return spec
     return from_hf(data, file.parent.name if file.name == "config.json" else file.stem)

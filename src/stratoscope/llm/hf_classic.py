@@ -8,6 +8,7 @@ from stratoscope.llm.spec import Attention, FeedForward, Layer, ModelSpec
 
 
 def _plain(
+    config: Config,
     heads: int,
     hidden: int,
     *,
@@ -16,7 +17,7 @@ def _plain(
     causal: bool = True,
     rotary: bool = False,
 ) -> Attention:
-    dim = hidden // heads
+    dim = config.head_dim(hidden, heads)
     return Attention(
         heads=heads,
         kv_heads=kv_heads or heads,
@@ -38,7 +39,7 @@ def read_gpt2(config: Config) -> ModelSpec:
     hidden, count = config.integer("n_embd", "hidden_size"), config.integer("n_layer", "num_hidden_layers")
     positions = config.optional("n_positions") or config.integer("n_ctx", "max_position_embeddings")
     layer = Layer(
-        mixer=_plain(config.integer("n_head", "num_attention_heads"), hidden),
+        mixer=_plain(config, config.integer("n_head", "num_attention_heads"), hidden),
         ffn=FeedForward(width=config.optional("n_inner") or 4 * hidden, bias=True),
         norm_params=4 * hidden,
     )
@@ -59,7 +60,7 @@ def read_gpt_neox(config: Config) -> ModelSpec:
     hidden = config.integer("hidden_size")
     layer = Layer(
         mixer=_plain(
-            config.integer("num_attention_heads"), hidden, bias=config.flag("attention_bias", True), rotary=True
+            config, config.integer("num_attention_heads"), hidden, bias=config.flag("attention_bias", True), rotary=True
         ),
         ffn=FeedForward(width=config.integer("intermediate_size"), bias=True),
         norm_params=4 * hidden,
@@ -81,7 +82,7 @@ def read_gptj(config: Config) -> ModelSpec:
     """GPT-J: one LayerNorm, no attention biases, untied head with bias."""
     hidden = config.integer("n_embd", "hidden_size")
     layer = Layer(
-        mixer=_plain(config.integer("n_head", "num_attention_heads"), hidden, bias=False, rotary=True),
+        mixer=_plain(config, config.integer("n_head", "num_attention_heads"), hidden, bias=False, rotary=True),
         ffn=FeedForward(width=config.optional("n_inner") or 4 * hidden, bias=True),
         norm_params=2 * hidden,
         parallel=True,
@@ -113,7 +114,7 @@ def read_opt(config: Config) -> ModelSpec:
         extra.append(("final norm", 2 * hidden))
     affine = config.flag("layer_norm_elementwise_affine", True)
     layer = Layer(
-        mixer=_plain(config.integer("num_attention_heads"), hidden, bias=bias),
+        mixer=_plain(config, config.integer("num_attention_heads"), hidden, bias=bias),
         ffn=FeedForward(width=config.integer("ffn_dim"), bias=bias),
         norm_params=4 * hidden if affine else 0,
     )
@@ -134,7 +135,7 @@ def read_bloom(config: Config) -> ModelSpec:
     """BLOOM: ALiBi (no position parameters), a LayerNorm after the embedding, tied head."""
     hidden = config.integer("hidden_size", "n_embed")
     layer = Layer(
-        mixer=_plain(config.integer("n_head", "num_attention_heads"), hidden),
+        mixer=_plain(config, config.integer("n_head", "num_attention_heads"), hidden),
         ffn=FeedForward(width=4 * hidden, bias=True),
         norm_params=4 * hidden,
     )
@@ -163,7 +164,7 @@ def read_falcon(config: Config) -> ModelSpec:
     norms = (config.optional("num_ln_in_parallel_attn") or 2) if new else (1 if parallel else 2)
     bias = config.flag("bias", False)
     layer = Layer(
-        mixer=_plain(heads, hidden, kv_heads=kv_heads, bias=bias, rotary=not config.flag("alibi", False)),
+        mixer=_plain(config, heads, hidden, kv_heads=kv_heads, bias=bias, rotary=not config.flag("alibi", False)),
         ffn=FeedForward(width=config.optional("ffn_hidden_size") or 4 * hidden, bias=bias),
         norm_params=2 * hidden * norms,
         parallel=parallel or new,
@@ -186,7 +187,7 @@ def read_phi(config: Config) -> ModelSpec:
     if config.flag("qk_layernorm", False):
         raise UnsupportedError(f"{config.name}: qk_layernorm is not counted for Phi")
     layer = Layer(
-        mixer=_plain(heads, hidden, kv_heads=config.optional("num_key_value_heads"), rotary=True),
+        mixer=_plain(config, heads, hidden, kv_heads=config.optional("num_key_value_heads"), rotary=True),
         ffn=FeedForward(width=config.integer("intermediate_size"), bias=True),
         norm_params=2 * hidden,
         parallel=True,
@@ -201,6 +202,33 @@ def read_phi(config: Config) -> ModelSpec:
         lm_head_bias=True,
         extra_params=(("final norm", 2 * hidden),),
         max_context=config.optional("max_position_embeddings"),
+    )
+
+
+def read_mpt(config: Config) -> ModelSpec:
+    """MPT: ALiBi or learned positions, LayerNorms, tied head; without biases unless the configuration asks for them."""
+    hidden, heads = config.integer("d_model"), config.integer("n_heads")
+    kinds = config.data.get("attn_config")
+    inner = Config(kinds if isinstance(kinds, dict) else {}, config.name)
+    inner.refuse("qk_ln", "normalised queries and keys are not counted for MPT")
+    alibi, positions = inner.flag("alibi", True), config.integer("max_seq_len")
+    bias = not config.flag("no_bias", True)
+    per_norm = hidden * (2 if bias else 1)
+    layer = Layer(
+        mixer=_plain(config, heads, hidden, kv_heads=inner.optional("kv_n_heads", least=1), bias=bias),
+        ffn=FeedForward(width=(config.optional("expansion_ratio", least=1) or 4) * hidden, bias=bias),
+        norm_params=2 * per_norm,
+    )
+    learned = () if alibi or not config.flag("learned_pos_emb", True) else (("positions", positions * hidden),)
+    return ModelSpec(
+        name=config.name,
+        family="mpt",
+        hidden=hidden,
+        vocab=config.integer("vocab_size"),
+        layers=(layer,) * config.integer("n_layers"),
+        tied=config.flag("tie_word_embeddings", True),
+        extra_params=(*learned, ("final norm", per_norm)),
+        max_context=positions,
     )
 
 
@@ -236,7 +264,7 @@ def _encoder(config: Config) -> Layer:
     hidden = config.integer("hidden_size")
     return Layer(
         mixer=_plain(
-            config.integer("num_attention_heads"), hidden, bias=config.flag("qkv_bias", True), causal=False
+            config, config.integer("num_attention_heads"), hidden, bias=config.flag("qkv_bias", True), causal=False
         ).model_copy(update={"out_bias": True}),
         ffn=FeedForward(width=config.integer("intermediate_size"), bias=True),
         norm_params=4 * hidden,

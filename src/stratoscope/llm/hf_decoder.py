@@ -64,9 +64,9 @@ def attention(
     """Grouped-query attention as Llama's descendants configure it."""
     family = _family(config)
     heads = config.integer("num_attention_heads")
-    kv_heads = config.optional("num_key_value_heads") or heads
+    kv_heads = config.optional("num_key_value_heads", least=1) or heads
     default_dim = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128, "qwen3_moe": None}.get(family)
-    dim = config.optional("head_dim") or default_dim or config.integer("hidden_size") // heads
+    dim = config.optional("head_dim", least=1) or default_dim or config.head_dim(config.integer("hidden_size"), heads)
     bias = config.flag("attention_bias", family == "gpt_oss")
     norms = 2 * dim if family in QK_NORM else 0
     if family == "minimax_m2" and config.flag("use_qk_norm", True):

@@ -50,6 +50,17 @@ def validate_plan(model: ModelSpec, plan: ParallelPlan) -> None:
         raise LlmError(f"ep={plan.ep}: {model.name} has no experts")
 
 
+def check_serving_plan(plan: ParallelPlan) -> None:
+    """Raises LlmError for parts of a plan that only training has."""
+    training = {
+        "zero": plan.zero > 0, "vpp": plan.vpp > 1, plan.recompute: plan.recompute != "none",
+        "offload": plan.offload != "none", "hsdp": plan.hsdp_replicas > 1,
+    }  # fmt: skip
+    for name, asked in training.items():
+        if asked:
+            raise LlmError(f"{name} in a plan that serves: only training has it", hint="for example tp8,pp2")
+
+
 def pipelined(terms: list[Term], pp: Num, chunks: Num, efficiency: Efficiency, hop_bytes: Num, *, across: bool) -> Pass:
     """A pass whose layers lie on `pp` stages, run as `chunks` microbatches: (pp + chunks - 1) stage times and hops.
 
@@ -104,6 +115,7 @@ class Deployment:
     def __post_init__(self) -> None:
         check_supported(self.model)
         validate_plan(self.model, self.plan)
+        check_serving_plan(self.plan)
 
     @property
     def formats(self) -> Formats:
@@ -114,7 +126,7 @@ class Deployment:
     def across_nodes(self) -> bool:
         """Whether neighbouring pipeline stages lie in different scale-up domains."""
         size = self.efficiency.hardware.scale_up.size
-        return size is not None and self.plan.tp * self.plan.cp * self.plan.pp > size
+        return size is not None and self.plan.stride("pp") * self.plan.pp > size
 
     def _shape(self, phase: str, batch: Num, queries: Num, context: Num) -> Shape:
         plan = self.plan

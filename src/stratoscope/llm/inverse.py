@@ -11,9 +11,9 @@ import numpy as np
 from stratoscope.llm.base import LlmError, Value
 from stratoscope.llm.efficiency import Efficiency
 from stratoscope.llm.hardware import HardwareSpec
-from stratoscope.llm.infer import validate_plan
+from stratoscope.llm.infer import check_serving_plan, validate_plan
 from stratoscope.llm.memory import peak, serving_parts, training_memory, training_timeline
-from stratoscope.llm.plan import Engine, Generation, ParallelPlan, Precision
+from stratoscope.llm.plan import Engine, Generation, ParallelPlan, Precision, TrainStep
 from stratoscope.llm.spec import ModelSpec
 
 LIMIT = 2**40
@@ -127,11 +127,83 @@ def fewest_devices(
     )
 
 
+def longest_sequence(
+    model: ModelSpec, plan: ParallelPlan, work: TrainStep, precision: Precision, engine: Engine, hardware: HardwareSpec
+) -> Limit:
+    """The longest training sequence that fits at this microbatch."""
+    validate_plan(model, plan)
+
+    def needs(seq: int) -> float:
+        return training_bytes(model, plan, work.model_copy(update={"seq": seq}), precision, engine)
+
+    found = largest("tokens a sequence", needs, hardware.memory)
+    if model.learned_positions and model.max_context and found.largest > model.max_context:
+        return found.model_copy(update={"largest": model.max_context, "quantity": "tokens (limit of the model)"})
+    return found
+
+
+def training_bytes(
+    model: ModelSpec, plan: ParallelPlan, work: TrainStep, precision: Precision, engine: Engine
+) -> float:
+    """Peak bytes of the fullest rank over a step."""
+    at = training_memory(plan, work.micro_batch, work.global_batch, work.seq)
+    return float(np.max(peak(training_timeline(model, at, precision, engine, work.lora))))
+
+
+def training_answers(
+    model: ModelSpec, plan: ParallelPlan, work: TrainStep, precision: Precision, engine: Engine, device: Efficiency
+) -> dict[str, object]:
+    """All memory questions of a training step at once, as JSON-ready data (bytes)."""
+    validate_plan(model, plan)
+    hardware = device.hardware
+    at = training_memory(plan, work.micro_batch, work.global_batch, work.seq)
+    worst = max(training_timeline(model, at, precision, engine, work.lora), key=lambda one: float(np.max(one.total)))
+    used = {name: round(float(np.max(value))) for name, value in worst.parts.items()}
+    need = sum(used.values())
+    out: dict[str, object] = {
+        "peak": f"{worst.phase}, {worst.stage} stage",
+        **{f"{name}_bytes": value for name, value in used.items()},
+        "needs_bytes": need,
+        "capacity_bytes": round(hardware.memory),
+        "fits": need <= hardware.memory,
+        "shortfall_bytes": max(0, round(need - hardware.memory)),
+        "largest_micro_batch": largest_micro_batch(model, plan, work.seq, precision, engine, hardware).largest,
+        "longest_sequence": longest_sequence(model, plan, work, precision, engine, hardware).largest,
+    }
+    try:
+        smallest, each = fewest_training_devices(model, work, precision, engine, hardware)
+        out["fewest_devices"] = f"{smallest.world} (fully sharded, full recomputation: {each / 2**30:.1f} GiB each)"
+    except LlmError as error:
+        out["fewest_devices"] = str(error)
+    return out
+
+
+def fewest_training_devices(
+    model: ModelSpec, work: TrainStep, precision: Precision, engine: Engine, hardware: HardwareSpec, limit: int = 4096
+) -> tuple[ParallelPlan, float]:
+    """The smallest number of devices (a power of two) that holds the step under ZeRO-3 with full recomputation.
+
+    Raises LlmError with the shortfall on `limit` devices where none does.
+    """
+    need = 0.0
+    for world in (2**i for i in range(int(np.log2(limit)) + 1)):
+        plan = ParallelPlan(dp=world, zero=3, recompute="full")
+        step = work.model_copy(update={"global_batch": world * work.micro_batch})
+        need = training_bytes(model, plan, step, precision, engine)
+        if need <= hardware.memory:
+            return plan, need
+    raise LlmError(
+        f"{model.name} does not train on up to {limit} x {hardware.name}, fully sharded",
+        hint=f"{(need - hardware.memory) / 2**30:.1f} GiB a device short: a shorter sequence, or tensor parallelism",
+    )
+
+
 def memory_answers(
     model: ModelSpec, plan: ParallelPlan, work: Generation, precision: Precision, engine: Engine, device: Efficiency
 ) -> dict[str, object]:
     """All memory questions of a deployment at once, as JSON-ready data (bytes)."""
     hardware = device.hardware
+    check_serving_plan(plan)
     parts = serving_parts(model, plan, work, precision, engine)
     used = {name: round(float(np.max(value))) for name, value in parts.items()}
     need = sum(used.values())

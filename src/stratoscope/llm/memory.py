@@ -51,6 +51,12 @@ class TrainingMemory:
     recompute: str
     offload: str
 
+    @property
+    def expert_shard(self) -> Num:
+        """Ranks that share the sharded states of an expert: those that hold the same experts."""
+        replicas = self.shard * self.tp / np.asarray(self.ep, dtype=float)
+        return np.where(np.asarray(self.ep) > 1, np.maximum(replicas, 1.0), self.shard)
+
 
 def training_timeline(
     model: ModelSpec, at: TrainingMemory, precision: Precision, engine: Engine, lora: Lora | None = None
@@ -63,8 +69,7 @@ def training_timeline(
     """
     formats = Formats.of(precision)
     dense, experts, ends = rank_params(model, at.tp, at.ep, at.pp)
-    params = dense + experts + ends
-    static = _states(model, at, precision, params, lora)
+    static = _states(model, at, precision, dense + ends, experts, lora)
     layers = float(len(model.layers))
     per_stage = np.ceil(layers / np.asarray(at.pp, dtype=float))
     split = at.tp if at.sequence_parallel else 1.0
@@ -99,16 +104,21 @@ def training_timeline(
 
 
 def _states(
-    model: ModelSpec, at: TrainingMemory, precision: Precision, params: Num, lora: Lora | None
+    model: ModelSpec, at: TrainingMemory, precision: Precision, dense: Num, experts: Num, lora: Lora | None
 ) -> dict[str, Num]:
     size = Formats.of(precision).weight
     grad = 4.0 if precision.gradients == "fp32" else 2.0
-    trained = params if lora is None else lora_params(model, lora) / (at.tp * at.pp)
-    weights = params * size / (at.shard if at.zero >= 3 else 1.0)
+
+    def sharded(from_stage: int, plain: Num, routed: Num) -> Num:
+        return plain / at.shard + routed / at.expert_shard if at.zero >= from_stage else plain + routed
+
+    adapters = 0.0 if lora is None else lora_params(model, lora) / (at.tp * at.pp)
+    trained = (dense, experts) if lora is None else (adapters, 0.0 * experts)
+    params = dense + experts
     parts: dict[str, Num] = {
-        "weights": weights + (0.0 if lora is None else trained * 2.0),
-        "gradients": trained * grad / (at.shard if at.zero >= 2 else 1.0),
-        "optimizer": trained * OPTIMIZER_BYTES / (at.shard if at.zero >= 1 else 1.0),
+        "weights": sharded(3, dense, experts) * size + adapters * 2.0,
+        "gradients": sharded(2, *trained) * grad,
+        "optimizer": sharded(1, *trained) * OPTIMIZER_BYTES,
     }
     if at.offload == "optimizer":
         parts["optimizer"] = 0.0 * parts["optimizer"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stratoscope.llm.base import LlmError, Value
+from stratoscope.llm.base import LlmError, Value, validated
 
 Recompute = Literal["none", "selective", "full"]
+# How a plan is written: the name before a number, and the field that it sets.
+PLAN_PARTS = {name: name for name in ("tp", "cp", "pp", "vpp", "ep", "dp", "zero")} | {"hsdp": "hsdp_replicas"}
+PLAN_HINT = "for example tp8,pp4,dp2,zero1,sp,full"
+LONGEST_PART = 12
 
 
 class ParallelPlan(Value):
@@ -37,38 +42,49 @@ class ParallelPlan(Value):
         """Devices in all."""
         return self.tp * self.cp * self.pp * self.dp
 
+    def stride(self, axis: Literal["tp", "cp", "dp", "pp"]) -> int:
+        """How far apart in the placement neighbours along `axis` lie: the product of the axes inside it."""
+        sizes = {"tp": self.tp, "cp": self.cp, "dp": self.dp, "pp": self.pp}
+        return math.prod(sizes[name] for name in self.placement[: self.placement.index(axis)])
+
     @model_validator(mode="after")
     def _consistent(self) -> ParallelPlan:
         if sorted(self.placement) != ["cp", "dp", "pp", "tp"]:
-            raise ValueError("placement names each of tp, cp, dp, pp once")
+            raise LlmError("placement names each of tp, cp, dp, pp once", hint="from neighbours outwards: tp-cp-dp-pp")
         if self.dp % self.hsdp_replicas:
-            raise ValueError(f"{self.hsdp_replicas} HSDP replicas do not divide dp={self.dp}")
+            raise LlmError(f"{self.hsdp_replicas} HSDP replicas do not divide dp={self.dp}", hint=PLAN_HINT)
         if (self.dp * self.cp * self.tp) % self.ep:
-            raise ValueError(f"ep={self.ep} does not divide dp*cp*tp={self.dp * self.cp * self.tp}")
+            raise LlmError(f"ep={self.ep} does not divide dp*cp*tp={self.dp * self.cp * self.tp}", hint=PLAN_HINT)
         if self.vpp > 1 and self.pp == 1:
-            raise ValueError("interleaving (vpp) needs pipeline stages (pp)")
+            raise LlmError("interleaving (vpp) needs pipeline stages (pp)", hint="for example pp4,vpp2")
         return self
 
     @classmethod
     def parse(cls, text: str) -> ParallelPlan:
-        """A plan from `tp8,pp4,dp2,zero1,sp,full`; raises LlmError naming the part that it does not know."""
+        """A plan from `tp8,pp4,dp2,zero1,sp,full`; raises LlmError naming the part that it does not know.
+
+        Further parts: cp, ep, vpp, hsdp (replicas), offload (the optimizer), order=tp-cp-pp-dp (placement).
+        """
         fields: dict[str, object] = {}
         for part in filter(None, (piece.strip() for piece in text.split(","))):
             if part == "sp":
                 fields["sequence_parallel"] = True
+            elif part == "offload":
+                fields["offload"] = "optimizer"
+            elif part.startswith("order="):
+                fields["placement"] = tuple(part.removeprefix("order=").split("-"))
             elif part in ("none", "selective", "full"):
                 fields["recompute"] = part
             else:
                 name = part.rstrip("0123456789")
-                if name not in ("tp", "cp", "pp", "vpp", "ep", "dp", "zero") or name == part:
-                    raise LlmError(
-                        f"plan {text!r}: {part!r} is not a part of a plan", hint="for example tp8,pp4,dp2,zero1,sp,full"
-                    )
-                fields[name] = int(part[len(name) :])
-        try:
-            return cls.model_validate(fields)
-        except ValueError as error:
-            raise LlmError(f"plan {text!r}: {error}") from error
+                if name not in PLAN_PARTS or name == part or len(part) > LONGEST_PART:
+                    raise LlmError(f"plan {text!r}: {part[:40]!r} is not a part of a plan", hint=PLAN_HINT)
+                fields[PLAN_PARTS[name]] = int(part[len(name) :])
+        plan: ParallelPlan = validated(cls, fields, f"plan {text!r}")
+        return plan
+
+
+CACHE_FORMATS = ("bf16", "fp16", "fp32", "fp8", "int8")  # that attention kernels read
 
 
 class Precision(Value):
@@ -126,7 +142,7 @@ class Generation(Value):
     @model_validator(mode="after")
     def _something_to_prefill(self) -> Generation:
         if self.cached >= self.prompt:
-            raise ValueError("at least one prompt token is computed: cached < prompt")
+            raise LlmError("at least one prompt token is computed: cached < prompt", hint="lower cached")
         return self
 
 
@@ -154,6 +170,7 @@ class Engine(Value):
     workspace_widths: float = 18.0  # 16-bit buffers of a forward pass per token, in hidden widths
     reserve_bytes: float = 0.55 * 2**30  # context, libraries, workspaces
     communicator_bytes: float = 0.38 * 2**30  # NCCL buffers at 4-8 ranks
+    trains: bool = True  # whether it runs a backward pass at all
     kv_preallocated_fraction: float | None = None
     prefill_token_budget: int | None = None  # most tokens of one pass: longer prefills run in chunks
     source: str = ""
@@ -191,6 +208,7 @@ ENGINES: dict[str, Engine] = {
         ),
         Engine(
             name="fastertransformer",
+            trains=False,
             step_host_s=80e-6,
             flash_attention=False,
             grouped_decode=False,
@@ -206,6 +224,7 @@ ENGINES: dict[str, Engine] = {
         ),
         Engine(
             name="tensorrt-llm-0.6",
+            trains=False,
             custom_allreduce=True,
             grouped_decode=False,
             step_host_s=80e-6,
@@ -214,6 +233,7 @@ ENGINES: dict[str, Engine] = {
         ),
         Engine(
             name="tensorrt-llm",
+            trains=False,
             cuda_graphs=True,
             custom_allreduce=True,
             step_host_s=80e-6,
@@ -223,6 +243,7 @@ ENGINES: dict[str, Engine] = {
         ),
         Engine(
             name="vllm",
+            trains=False,
             cuda_graphs=True,
             custom_allreduce=True,
             step_host_s=1.5e-3,

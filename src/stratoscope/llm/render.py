@@ -82,6 +82,18 @@ def suite_lines(suites: Iterable[Suite], *, rows: bool) -> list[str]:
     return out
 
 
+def memory_lines(answers: dict[str, object]) -> list[str]:
+    """Each answer on a line, bytes in GiB."""
+    out = []
+    for name, value in answers.items():
+        if name.endswith("_bytes") and isinstance(value, int):
+            name, value = name.removesuffix("_bytes"), quantity(value, "byte")
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        out.append(f"{name:<28} {value!s:>14}")
+    return out
+
+
 def search_lines(result: SearchResult) -> list[str]:
     """Counts, then the front."""
     rejected = ", ".join(f"{count} by {why}" for why, count in result.rejected.items() if count)
@@ -89,8 +101,10 @@ def search_lines(result: SearchResult) -> list[str]:
         f"{result.evaluated} plans priced, {result.feasible} feasible"
         + (f" (rejected: {rejected})" if rejected else "")
     ]
-    if not result.feasible:
+    if not result.feasible and result.smallest_shortfall_bytes > 0:
         out.append(f"nothing fits: the best plan is {quantity(result.smallest_shortfall_bytes, 'byte')} a device short")
+    elif not result.feasible:
+        out.append("plans fit in memory, none keeps the limits: relax them, or allow more devices")
     return out + [_candidate(item) for item in result.front]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stratoscope.llm.base import LlmError, Value
+from stratoscope.llm.base import LlmError, UnsupportedError, Value
 from stratoscope.llm.efficiency import Efficiency
 from stratoscope.llm.infer import Deployment, validate_plan
 from stratoscope.llm.memory import TrainingMemory, peak, serving_parts, training_timeline
@@ -58,6 +58,11 @@ class TrainingSpace:
     zero: tuple[int, ...] = (0, 1, 2, 3)
     recompute: tuple[str, ...] = ("none", "selective", "full")
     sequence_parallel: tuple[bool, ...] = (False, True)
+    context_parallel: tuple[int, ...] = (1, 2, 4, 8, 16)  # beyond one only for long sequences
+
+
+AXES = ("tp", "cp", "pp", "vpp", "ep", "dp", "micro_batch")
+SHARE_TOKENS = 8192  # context parallelism is tried where each rank keeps at least so many tokens of a sequence
 
 
 def divisors(number: int) -> list[int]:
@@ -66,29 +71,45 @@ def divisors(number: int) -> list[int]:
 
 
 def training_grid(model: ModelSpec, space: TrainingSpace, size: int | None) -> dict[str, Floats]:
-    """Every (tp, pp, vpp, dp, micro batch) that divides devices, heads, layers and batch; one entry an array
-    position.
-    """
-    layers = len(model.layers)
+    """Every plan that divides devices, heads, experts, layers and batch; one array an axis, one entry a plan."""
     heads = [_heads(layer.mixer) for layer, _ in model.groups if layer.mixer is not None]
-    out: list[tuple[int, int, int, int, int]] = []
+    recurrent = any(isinstance(layer.mixer, StateSpace) for layer, _ in model.groups)
+    out: list[tuple[int, ...]] = []
     for world in space.devices:
         for tp in divisors(world):
             if (size is not None and tp > size) or any(count % tp for count in heads):
                 continue
-            for pp in divisors(world // tp):
-                if pp > min(space.max_pp, layers):
+            for cp in space.context_parallel:
+                if world // tp % cp or (cp > 1 and (recurrent or space.seq < cp * SHARE_TOKENS)):
                     continue
-                dp = world // tp // pp
-                for micro in (2**i for i in range(int(np.log2(space.max_micro_batch)) + 1)):
-                    if space.global_batch % (dp * micro):
-                        continue
-                    for vpp in space.interleaves if pp > 1 else (1,):
-                        rounds = space.global_batch // (dp * micro)
-                        if vpp == 1 or (layers % (pp * vpp) == 0 and rounds % pp == 0):
-                            out.append((tp, pp, vpp, dp, micro))
-    columns = np.array(out, dtype=float).reshape(-1, 5).T
-    return dict(zip(("tp", "pp", "vpp", "dp", "micro_batch"), columns, strict=True))
+                out += _pipelines(model, space, world, tp, cp)
+    columns = np.array(out, dtype=float).reshape(-1, len(AXES)).T
+    return dict(zip(AXES, columns, strict=True))
+
+
+def _pipelines(model: ModelSpec, space: TrainingSpace, world: int, tp: int, cp: int) -> Iterator[tuple[int, ...]]:
+    """The plans of one tensor- and context-parallel size."""
+    layers = len(model.layers)
+    for pp in divisors(world // tp // cp):
+        if pp > min(space.max_pp, layers):
+            continue
+        dp = world // tp // cp // pp
+        for ep in _expert_splits(model, tp * cp * dp):
+            for micro in (2**i for i in range(int(np.log2(space.max_micro_batch)) + 1)):
+                rounds, rest = divmod(space.global_batch, dp * micro)
+                if rest:
+                    continue
+                for vpp in space.interleaves if pp > 1 else (1,):
+                    if vpp == 1 or (layers % (pp * vpp) == 0 and rounds % pp == 0):
+                        yield tp, cp, pp, vpp, ep, dp, micro
+
+
+def _expert_splits(model: ModelSpec, ranks: int) -> list[int]:
+    """Expert-parallel sizes, powers of two, that divide every routed layer's experts and the ranks of one stage."""
+    experts = {layer.ffn.experts for layer, _ in model.groups if isinstance(layer.ffn, MixtureOfExperts)}
+    if not experts:
+        return [1]
+    return [ep for ep in (2**i for i in range(11)) if ranks % ep == 0 and all(count % ep == 0 for count in experts)]
 
 
 def _heads(mixer: object) -> int:
@@ -102,17 +123,16 @@ def price_training(
     efficiency: Efficiency, *, zero: int, sequence_parallel: bool, recompute: str,
 ) -> tuple[Floats, Floats]:  # fmt: skip
     """Seconds a step and peak bytes of the worst rank, one entry a plan of the grid."""
-    ones = np.ones_like(grid["tp"])
     at = Split(
-        tp=grid["tp"], cp=ones, pp=grid["pp"], vpp=grid["vpp"], ep=ones, dp=grid["dp"],
+        tp=grid["tp"], cp=grid["cp"], pp=grid["pp"], vpp=grid["vpp"], ep=grid["ep"], dp=grid["dp"],
         micro_batch=grid["micro_batch"], global_batch=float(space.global_batch), seq=float(space.seq), zero=zero,
         sequence_parallel=sequence_parallel, recompute=recompute,
     )  # fmt: skip
     time = np.asarray(step_time(model, at, precision, engine, efficiency).whole.time, dtype=float)
     held = TrainingMemory(
-        tp=grid["tp"], cp=ones, pp=grid["pp"], vpp=grid["vpp"], ep=ones, dp=grid["dp"],
+        tp=grid["tp"], cp=grid["cp"], pp=grid["pp"], vpp=grid["vpp"], ep=grid["ep"], dp=grid["dp"],
         micro_batch=grid["micro_batch"], microbatches=at.microbatches, seq=float(space.seq), zero=zero,
-        shard=grid["dp"], sequence_parallel=sequence_parallel, recompute=recompute, offload="none",
+        shard=grid["dp"] * grid["cp"], sequence_parallel=sequence_parallel, recompute=recompute, offload="none",
     )  # fmt: skip
     return time, np.asarray(peak(training_timeline(model, held, precision, engine)), dtype=float)
 
@@ -139,6 +159,8 @@ def search_training(
     Raises LlmError where no plan divides the devices and the batch.
     """
     check_supported(model)
+    if not engine.trains:
+        raise UnsupportedError(f"{engine.name} serves, it does not train", hint="megatron-core, fsdp or generic")
     grid = training_grid(model, space, efficiency.hardware.scale_up.size)
     if not len(grid["tp"]):
         raise LlmError(f"no plan divides {space.devices} devices and a batch of {space.global_batch}")
@@ -151,7 +173,7 @@ def search_training(
             model, grid, space, precision, engine, efficiency, zero=zero, sequence_parallel=sequence_parallel,
             recompute=recompute,
         )  # fmt: skip
-        world = grid["tp"] * grid["pp"] * grid["dp"]
+        world = grid["tp"] * grid["cp"] * grid["pp"] * grid["dp"]
         fits = memory <= efficiency.hardware.memory
         if zero >= 2:  # sharding gradients or weights again for every microbatch of a pipeline: no framework does it
             fits &= grid["pp"] == 1
@@ -250,7 +272,7 @@ def search_serving(
     front = [found[index] for index in pareto(objectives, np.ones(len(found), dtype=bool))]
     return SearchResult(
         evaluated=evaluated, feasible=len(found), rejected=rejected,
-        smallest_shortfall_bytes=0.0 if found or shortfall == float("inf") else shortfall,
+        smallest_shortfall_bytes=shortfall if evaluated and evaluated == rejected["memory"] else 0.0,
         front=tuple(sorted(front, key=lambda item: item.time_s)),
     )  # fmt: skip
 

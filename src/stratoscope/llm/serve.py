@@ -7,7 +7,7 @@ prefill chunks (Sarathi-Serve, arXiv 2403.02310; vLLM's default scheduler). Requ
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -126,8 +126,17 @@ def _tables(deployment: Deployment, service: Service) -> _Tables:
 def simulate(deployment: Deployment, service: Service) -> ServiceReport:
     """Runs `service.requests` arrivals through the engine; the first tenth warms up and is not counted.
 
-    `stable` is false when the queue grows through the run: the rate is beyond what the deployment sustains.
+    Data-parallel replicas share the arrivals evenly. `stable` is false when the queue grows through the run: the rate
+    is beyond what the deployment sustains.
     """
+    replicas = deployment.plan.dp
+    if replicas > 1:
+        alone = replace(deployment, plan=deployment.plan.model_copy(update={"dp": 1}))
+        one = simulate(alone, service.model_copy(update={"rate_per_s": service.rate_per_s / replicas}))
+        whole = {
+            name: getattr(one, name) * replicas for name in ("rate_per_s", "completed_per_s", "output_tokens_per_s")
+        }
+        return one.model_copy(update=whole)
     capacity = cache_capacity(deployment, service)
     tables = _tables(deployment, service)
     generator = np.random.default_rng(service.seed)
@@ -211,7 +220,8 @@ def highest_rate(
     Bisection between 1 % and 200 % of the rate of the full batch. Raises LlmError where even the lowest misses them.
     """
     step = float(np.max(deployment.decode(service.max_batch, float(service.prompt)).time))
-    low, high = 0.01 * service.max_batch / (service.output * step), 2.0 * service.max_batch / (service.output * step)
+    full = deployment.plan.dp * service.max_batch / (service.output * step)
+    low, high = 0.01 * full, 2.0 * full
     best: ServiceReport | None = None
     for _ in range(12):
         middle = (low * high) ** 0.5

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from stratoscope.llm.base import Num
-from stratoscope.llm.collectives import collective, group, point_to_point
+from stratoscope.llm.collectives import Group, collective, group, point_to_point
 from stratoscope.llm.efficiency import Efficiency
 from stratoscope.llm.ops import Formats, Op, Shape, gemm, layer_ops
 from stratoscope.llm.plan import Engine, Lora, Precision
 from stratoscope.llm.report import Term, Total, total
 from stratoscope.llm.size import lora_params, rank_params
-from stratoscope.llm.spec import ModelSpec
+from stratoscope.llm.spec import MixtureOfExperts, ModelSpec
 from stratoscope.llm.timing import (
     backward_terms,
     context_terms,
@@ -52,6 +52,22 @@ class Split:
     replicas: Num = 1.0
     sequence_parallel: bool = False
     recompute: str = "none"
+    outward: tuple[str, ...] = ("tp", "cp", "dp", "pp")  # placement, from neighbours outwards
+
+    def stride(self, *axes: str) -> Num:
+        """How far apart the innermost of `axes` lies in the placement."""
+        inner: Num = 1.0
+        for name in self.outward:
+            if name in axes:
+                break
+            inner = inner * getattr(self, name)
+        return inner
+
+    @property
+    def expert_replicas(self) -> Num:
+        """Ranks that hold the same experts: experts are spread over dp, cp and tp together."""
+        spread = self.dp * self.cp * self.tp / np.asarray(self.ep, dtype=float)
+        return np.where(np.asarray(self.ep) > 1, np.maximum(spread, 1.0), self.dp * self.cp)
 
     @property
     def microbatches(self) -> Num:
@@ -171,7 +187,7 @@ def _adapters(model: ModelSpec, shape: Shape, formats: Formats, efficiency: Effi
 
 def _pp_across(at: Split, efficiency: Efficiency) -> npt.NDArray[np.bool_]:
     size = efficiency.hardware.scale_up.size or 2**31
-    return np.asarray(at.tp * at.cp * at.pp) > size
+    return np.asarray(at.stride("pp") * at.pp) > size
 
 
 def _data_parallel(
@@ -185,30 +201,36 @@ def _data_parallel(
     backward of every microbatch and reduce-scatters gradients: 3 against 2 parameter volumes (arXiv 1910.02054 s. 7).
     """
     dense, experts, embedding = rank_params(model, at.tp, at.ep, at.pp)
-    params = dense + experts + embedding if lora is None else lora_params(model, lora) / (at.tp * at.pp)
-    weights = (dense + experts + embedding) * formats.weight
-    grad = params * (4.0 if precision.gradients == "fp32" else 2.0)
-    ranks = at.dp * at.cp
-    members = group(efficiency.hardware, ranks / at.replicas, at.tp)
+    routed = any(isinstance(layer.ffn, MixtureOfExperts) for layer, _ in model.groups)
+    stride, ranks = at.stride("cp", "dp"), at.dp * at.cp
     out: list[Term] = []
 
-    def add(name: str, op: str, nbytes: Num, count: Num) -> None:
+    def add(name: str, op: str, nbytes: Num, count: Num, members: Group) -> None:
         cost = collective(efficiency, op, nbytes, members)
         out.append(Term("data parallel", name, cost, count, 1.0, "collective"))
 
-    if at.zero == 0:
-        add("all-reduce gradients", "all_reduce", grad, 1.0)
-    elif at.zero < 3:
-        add("reduce-scatter gradients", "reduce_scatter", grad, 1.0)
-        if lora is None:
-            add("all-gather weights", "all_gather", weights, 1.0)
-    else:
-        add("all-gather weights", "all_gather", weights, 2.0 * at.microbatches)
-        add("reduce-scatter gradients", "reduce_scatter", grad, at.microbatches)
-    if np.any(np.asarray(at.replicas) > 1):
-        outer = group(efficiency.hardware, at.replicas, at.tp * ranks / at.replicas)
-        cost = collective(efficiency, "all_reduce", grad / (ranks / at.replicas), outer)
-        out.append(Term("data parallel", "all-reduce over replicas", cost, 1.0, 1.0, "collective"))
+    def exchange(of: str, held: Num, trained: Num, replicas: Num, apart: Num) -> None:
+        members = group(efficiency.hardware, replicas / at.replicas, apart)
+        grad = trained * (4.0 if precision.gradients == "fp32" else 2.0)
+        if at.zero == 0:
+            add(f"all-reduce {of}gradients", "all_reduce", grad, 1.0, members)
+        elif at.zero < 3:
+            add(f"reduce-scatter {of}gradients", "reduce_scatter", grad, 1.0, members)
+            if lora is None:
+                add(f"all-gather {of}weights", "all_gather", held * formats.weight, 1.0, members)
+        else:
+            add(f"all-gather {of}weights", "all_gather", held * formats.weight, 2.0 * at.microbatches, members)
+            add(f"reduce-scatter {of}gradients", "reduce_scatter", grad, at.microbatches, members)
+        if np.any(np.asarray(at.replicas) > 1):
+            outer = group(efficiency.hardware, at.replicas, apart * replicas / at.replicas)
+            add(f"all-reduce {of}over replicas", "all_reduce", grad / (replicas / at.replicas), 1.0, outer)
+
+    shared = dense + embedding
+    exchange("", shared, shared if lora is None else lora_params(model, lora) / (at.tp * at.pp), ranks, stride)
+    if routed:  # replicas of an expert lie as far apart as the experts are spread
+        apart = np.where(np.asarray(at.ep) > 1, np.maximum(at.ep, stride), stride)
+        trained = experts if lora is None else 0.0 * experts
+        exchange("expert ", experts, trained, np.maximum(at.expert_replicas, at.replicas), apart)
     time = sum((np.asarray(item.time) for item in out), start=np.zeros(()))
     if not engine.overlap_dp:
         return out, time
@@ -225,9 +247,15 @@ def _data_parallel(
 
 def _optimizer(model: ModelSpec, at: Split, precision: Precision, efficiency: Efficiency, lora: Lora | None) -> Term:
     dense, experts, embedding = rank_params(model, at.tp, at.ep, at.pp)
-    params = dense + experts + embedding if lora is None else lora_params(model, lora) / (at.tp * at.pp)
-    shard = at.dp * at.cp / at.replicas if at.zero >= 1 else 1.0
-    nbytes = ADAM_BYTES.get(precision.weights, 42.0) * params / shard
+    own = dense + embedding
+    if at.zero >= 1:
+        own = own / (at.dp * at.cp / at.replicas)
+        experts = experts / np.maximum(at.expert_replicas / at.replicas, 1.0)
+    params = own + experts
+    if lora is not None:
+        shard = at.dp * at.cp / at.replicas if at.zero >= 1 else 1.0
+        params = lora_params(model, lora) / (at.tp * at.pp) / shard
+    nbytes = ADAM_BYTES.get(precision.weights, 42.0) * params
     return term("optimizer", Op("Adam", "stream", 0.0, nbytes, kernels=10.0), efficiency)
 
 

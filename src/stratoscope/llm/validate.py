@@ -149,7 +149,7 @@ def _training_row(row: Row, device: Efficiency, error: float) -> Prediction:
     best: Total | None = None
     options = list(_plans(row))
     for plan, work in options:
-        check_training(model, plan, work)
+        check_training(model, plan, work, precision, engine)
         timeline = training_timeline(
             model, training_memory(plan, work.micro_batch, work.global_batch, work.seq), precision, engine
         )
