@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from stratoscope.cli.errors import EXIT_INTERRUPTED
-from stratoscope.cli.progress import progress
+from stratoscope.cli.progress import Report, progress
 
 if TYPE_CHECKING:
     from stratoscope.measure.execute import Outcome
     from stratoscope.measure.plan import Plan
+
+#: Adds to what was measured, under the same progress bar.
+Then = Callable[["Outcome", "Plan", Report], "Outcome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +32,23 @@ class Outputs:
     save: bool
 
 
-def execute_and_show(plan: Plan, outputs: Outputs) -> None:
-    """Measures, stores, prints; exits with 130 where Ctrl-C cut the run short (what was measured is kept)."""
+def execute_and_show(plan: Plan, outputs: Outputs, *, then: Then | None = None, brief: bool = False) -> None:
+    """Measures, stores, prints; exits with 130 where Ctrl-C cut the run short (what was measured is kept).
+
+    Args:
+        then: what adds to the outcome before it is kept (advice).
+        brief: print the headline and what `then` added, without the tables of the profile.
+    """
     from stratoscope.measure.execute import execute
 
     _refuse_unwritable(outputs)
     plan = replace(plan, command=plan.command or _command_line())
     with progress(str(plan.model)) as report:
         outcome = execute(plan, on_progress=report)
+        if then is not None:
+            outcome = then(outcome, plan, report)
     outcome = keep(outcome, outputs)
-    _show(outcome, outputs)
+    _show(outcome, outputs, brief=brief)
     if outcome.record.status == "interrupted":
         raise typer.Exit(EXIT_INTERRUPTED)
 
@@ -69,9 +80,10 @@ def keep(outcome: Outcome, outputs: Outputs) -> Outcome:
     return replace(outcome, record=record)
 
 
-def _show(outcome: Outcome, outputs: Outputs) -> None:
+def _show(outcome: Outcome, outputs: Outputs, *, brief: bool) -> None:
     from rich.console import Console
 
+    from stratoscope.report.advise_text import render_advice
     from stratoscope.report.files import write_json
     from stratoscope.report.html import write_report
     from stratoscope.report.profile_text import render_profile
@@ -79,8 +91,11 @@ def _show(outcome: Outcome, outputs: Outputs) -> None:
 
     to_stdout = outputs.json_file is not None and str(outputs.json_file) == "-"
     console = Console(stderr=to_stdout)
-    render_record(outcome.record, console)
-    render_profile(outcome.record, console)
+    render_record(outcome.record, console, brief=brief)
+    if not brief:
+        render_profile(outcome.record, console)
+    if outcome.record.advice is not None:
+        render_advice(outcome.record.advice, console)
     if outputs.json_file is not None:
         write_json(outcome.record, outputs.json_file)
         if not to_stdout:

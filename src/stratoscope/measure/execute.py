@@ -87,6 +87,11 @@ def execute(plan: Plan, *, on_progress: Progress | None = None) -> Outcome:
     return Outcome(_record(run), run.samples, run.spans)
 
 
+def resolved_model(plan: Plan, on_progress: Progress | None = None) -> LoadableModel:
+    """The model of a plan with every dimension bound, as `execute` runs it; raises ModelError where it is not usable."""
+    return _resolved(plan, on_progress or _no_progress)
+
+
 def _resolved(plan: Plan, report: Progress) -> LoadableModel:
     def say(text: str) -> None:
         report(text, None)

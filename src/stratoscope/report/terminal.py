@@ -33,8 +33,10 @@ _WORDS = frozenset({"layer", "operator", "output"})
 _TYPES = 6
 
 
-def render_record(record: RunRecord, console: Console, *, top: int = 10) -> None:
+def render_record(record: RunRecord, console: Console, *, top: int = 10, brief: bool = False) -> None:
     """Prints a record: facts, then the `top` slowest layers, operators by time, and what was not available and why.
+
+    `brief` leaves the tables of layers and operators out.
 
     Readable at 80 columns, without colour and in a pipe; names of models and layers are printed as they are, without
     markup and control characters. Raises ValueError if `top` is below 1.
@@ -44,7 +46,7 @@ def render_record(record: RunRecord, console: Console, *, top: int = 10) -> None
     blocks = [_title(record, console.width), _facts(record)]
     if record.sweep is not None:
         blocks.append(_sweep(record.sweep))
-    if record.profile is not None and record.profile.layers:
+    if record.profile is not None and record.profile.layers and not brief:
         blocks += [_layers(record.profile, top, console.width), _types(record.profile, console.width)]
     if record.unavailable:
         blocks.append(_unavailable(record))
@@ -55,7 +57,7 @@ def render_record(record: RunRecord, console: Console, *, top: int = 10) -> None
 
 def _title(record: RunRecord, width: int) -> RenderableType:
     lines = Text()
-    lines.append(_clean(record.model.id), style="bold")
+    lines.append(clean(record.model.id), style="bold")
     figure = wording.headline(record)
     if figure is not None:
         shown = fmt.show(figure.quantity)
@@ -70,7 +72,7 @@ def _title(record: RunRecord, width: int) -> RenderableType:
         lines.append(verdict.word, style=_STYLES[verdict.tone])
         if verdict.tone == "bad":
             lines.append(f": {verdict.reason}")
-    lines.append(f"\n{wording.backend_line(record)} · {_clean(wording.machine_line(record.hardware))}", style="dim")
+    lines.append(f"\n{wording.backend_line(record)} · {clean(wording.machine_line(record.hardware))}", style="dim")
     if record.load is not None:
         load = record.load
         size = f"{wording.load_size(load)} in {fmt.text(load.duration_s)}"
@@ -94,7 +96,7 @@ def _fact_rows(record: RunRecord) -> Iterator[tuple[str, Text]]:
         cost = record.load.client.overhead_per_query_s
         overhead = f"{fmt.text(cost)} a query" if cost.value is not None else None
         for note in record.load.notes:
-            yield "note", Text(_clean(note))
+            yield "note", Text(clean(note))
         yield "load generator", _verdict(wording.client(record.load.client), overhead)
     for name, section in (("noise, load", record.load), ("noise, profile", record.profile)):
         if section is not None:
@@ -116,9 +118,9 @@ def _fact_rows(record: RunRecord) -> Iterator[tuple[str, Text]]:
     if record.accuracy is not None:
         accuracy = record.accuracy
         metrics = ", ".join(
-            f"{_clean(name)} {fmt.text(value, percent=value.unit == '1')}" for name, value in accuracy.metrics.items()
+            f"{clean(name)} {fmt.text(value, percent=value.unit == '1')}" for name, value in accuracy.metrics.items()
         )
-        yield "accuracy", Text(f"{metrics} on {fmt.count(accuracy.samples)} samples of {_clean(accuracy.dataset)}")
+        yield "accuracy", Text(f"{metrics} on {fmt.count(accuracy.samples)} samples of {clean(accuracy.dataset)}")
     if record.profile is not None:
         yield "layers", _conservation(record.profile)
 
@@ -139,12 +141,12 @@ def _conservation(profile: ProfileSection) -> Text:
         line.append(f" (profiling overhead {fmt.text(profile.overhead)})")
     for name, holds in profile.checks.items():
         if not holds:
-            line.append(f"\ncheck failed: {_clean(name).replace('_', ' ')}", style=_STYLES["bad"])
+            line.append(f"\ncheck failed: {clean(name).replace('_', ' ')}", style=_STYLES["bad"])
     return line
 
 
 def _sweep(sweep: SweepSection) -> RenderableType:
-    table = _table("Throughput by batch size", caption=wording.batch(sweep))
+    table = plain_table("Throughput by batch size", caption=wording.batch(sweep))
     for name in ("batch", "throughput", "latency"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
@@ -169,11 +171,11 @@ def _layers(profile: ProfileSection, count: int, width: int) -> RenderableType:
     rows = [[_shortened(operator, _OPERATOR_WIDTH), *others] for operator, *others in rows]
     places = [fmt.count(entry.layer.index) for entry in slowest]
     left = max(width - _taken(head, rows) - max(map(len, places)) - _GAP * (len(head) + 1), _LEAST_NAME)
-    table = _table(f"Slowest {len(slowest)} of {fmt.count(len(profile.layers))} layers")
+    table = plain_table(f"Slowest {len(slowest)} of {fmt.count(len(profile.layers))} layers")
     for name in ("#", "layer", *head):
         table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
     for place, entry, cells in zip(places, slowest, rows, strict=True):
-        table.add_row(*(Text(cell) for cell in (place, _shortened(_clean(entry.layer.name), left), *cells)))
+        table.add_row(*(Text(cell) for cell in (place, _shortened(clean(entry.layer.name), left), *cells)))
     return table
 
 
@@ -187,7 +189,7 @@ def _layer_cells(entry: RankedLayer, *, wide: bool) -> list[str]:
     row = entry.layer
     rate = flop_rate(row.flops, row.time)
     return [
-        _clean(row.op),
+        clean(row.op),
         *([fmt.shape(row.output_shape)] if wide else []),
         fmt.text(row.time),
         fmt.share(row.share),
@@ -207,7 +209,7 @@ def _shortened(name: str, width: int) -> str:
 def _types(profile: ProfileSection, width: int) -> RenderableType:
     groups = by_type(profile)
     others = len(groups) - _TYPES
-    table = _table("Time by operator", caption=f"and {others} more operators" if others > 0 else None)
+    table = plain_table("Time by operator", caption=f"and {others} more operators" if others > 0 else None)
     head = ["operator", "layers", "time", "share", "GFLOP/s"]
     rows = [_type_cells(group) for group in groups[:_TYPES]]
     for name in head:
@@ -223,7 +225,7 @@ def _types(profile: ProfileSection, width: int) -> RenderableType:
 def _type_cells(group: LayerGroup) -> list[str]:
     rate = group.flop_rate.value
     return [
-        _shortened(_clean(group.op), _OPERATOR_WIDTH),
+        _shortened(clean(group.op), _OPERATOR_WIDTH),
         fmt.count(len(group.layers)),
         fmt.text(group.time),
         fmt.share(group.share),
@@ -234,12 +236,13 @@ def _type_cells(group: LayerGroup) -> list[str]:
 def _unavailable(record: RunRecord) -> RenderableType:
     lines = Text("Not available", style="bold")
     for item in record.unavailable:
-        lines.append(f"\n  {_clean(item.what)}", style="not bold")
-        lines.append(f": {_clean(item.why)}", style="not bold dim")
+        lines.append(f"\n  {clean(item.what)}", style="not bold")
+        lines.append(f": {clean(item.why)}", style="not bold dim")
     return lines
 
 
-def _table(title: str, caption: str | None = None) -> Table:
+def plain_table(title: str, caption: str | None = None) -> Table:
+    """A table in the house's style: a title above, no lines but one under the head."""
     return Table(
         title=title,
         title_justify="left",
@@ -261,6 +264,6 @@ def _verdict(verdict: Verdict, *extra: str | None) -> Text:
     return result
 
 
-def _clean(name: str) -> str:
+def clean(name: str) -> str:
     """A name without control characters, which could rewrite the terminal."""
     return "".join(c if c.isprintable() else "�" for c in name)

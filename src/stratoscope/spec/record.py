@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from stratoscope.spec.advice import AdviceSection
 from stratoscope.spec.base import Document, digest_of
 from stratoscope.spec.model import ModelManifest
 from stratoscope.spec.profile import (
@@ -234,6 +235,7 @@ class RunRecord(Document):
     profile: ProfileSection | None = None
     training: TrainingSection | None = None
     generation: GenerationSection | None = None
+    advice: AdviceSection | None = Field(default=None, description="bounds and advice, where they were asked for")
     outputs_sha256: str | None = Field(default=None, description="of the outputs for the first generated input")
     unavailable: tuple[Unavailable, ...] = ()
     artifacts: dict[str, str] = Field(default={}, description="name -> file, relative to the store's artefact folder")

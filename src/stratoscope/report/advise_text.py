@@ -1,0 +1,115 @@
+"""Advice on a terminal: what was found, what it was predicted to give and what it gave, the largest gain first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from stratoscope.report import format as fmt
+from stratoscope.report.terminal import clean, plain_table
+from stratoscope.spec.advice import Advice, AdviceSection, Trial
+from stratoscope.stats.quantity import Quantity
+
+_STYLES = {"faster": "green", "no gain": "dim", "wrong": "bold red", "failed": "yellow"}
+#: Pieces of advice that did not help are named in one line each, at most so many.
+_MOST_WITHOUT_GAIN = 12
+
+
+def render_advice(section: AdviceSection, console: Console) -> None:
+    """Prints the advice; readable at 80 columns, without colour and in a pipe."""
+    for block in _blocks(section):
+        console.print(block)
+        console.print()
+
+
+def _blocks(section: AdviceSection) -> Iterator[RenderableType]:
+    yield _title(section)
+    worth = [one for one in section.advice if one.trial is None or one.trial.status == "faster"]
+    if worth:
+        yield Group(*(_advice(place, one) for place, one in enumerate(worth, start=1)))
+    else:
+        yield Text("Nothing that was tried made it faster.", style="bold")
+    if section.together is not None:
+        yield _together(section.together)
+    rest = [one for one in section.advice if one not in worth]
+    if rest:
+        yield _without_gain(rest)
+    notes = [*section.notes, *([f"rewritten model: {section.saved}"] if section.saved else [])]
+    if section.quiet is False:
+        notes.append(f"the machine was not quiet: {section.noise}")
+    if notes:
+        yield Text("\n".join(clean(note) for note in notes), style="dim")
+
+
+def _title(section: AdviceSection) -> Text:
+    line = Text("Advice", style="bold")
+    threads = fmt.count(section.threads, "thread")
+    line.append(f"  {section.backend}, {threads}, inference {fmt.text(section.measured)}", style="not bold dim")
+    return line
+
+
+def _advice(place: int, advice: Advice) -> RenderableType:
+    head = Text(f"{place}. ", style="bold")
+    head.append(advice.title, style="bold")
+    head.append(f"  [{advice.question}]", style="not bold dim")
+    lines = Text()
+    lines.append(clean(advice.claim))
+    lines.append("\npredicted ", style="dim")
+    lines.append(gain(advice.predicted))
+    lines.append(", achieved ", style="dim")
+    lines.append_text(achieved(advice))
+    lines.append(f"\n{clean(advice.action)}", style="cyan")
+    return Group(head, Padding(lines, (0, 0, 0, 3)))
+
+
+def _together(advice: Advice) -> RenderableType:
+    line = Text("All of it at once: ", style="bold")
+    line.append_text(achieved(advice))
+    line.append(f"  (the product of the gains is {gain(advice.predicted)}; {clean(advice.claim)})", style="dim")
+    return line
+
+
+def _without_gain(rest: list[Advice]) -> Table:
+    table = plain_table("Tried without a gain")
+    for name in ("what", "predicted", "achieved"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    for advice in rest[:_MOST_WITHOUT_GAIN]:
+        table.add_row(advice.title, gain(advice.predicted), achieved(advice, brief=True))
+    return table
+
+
+def gain(speedup: Quantity) -> str:
+    """A speed-up as people write it: "1.84x ± 0.05"; a dash where there is none."""
+    if speedup.value is None:
+        return "—"
+    shown = fmt.show(speedup)
+    return f"{shown.value}x {shown.spread}".rstrip()
+
+
+def achieved(advice: Advice, *, brief: bool = False) -> Text:
+    """What following the advice gave, with how far the outputs differ."""
+    trial = advice.trial
+    if trial is None:
+        return Text(f"not tried ({advice.not_tried})", style="dim")
+    if trial.speedup.value is None:
+        return Text(
+            trial.status if brief else f"{trial.status}: {clean(trial.reason or '')}", style=_STYLES[trial.status]
+        )
+    line = Text(gain(trial.speedup), style=_STYLES[trial.status])
+    if not brief:
+        line.append(f"  ({_equality(trial)})", style="dim")
+    return line
+
+
+def _equality(trial: Trial) -> str:
+    if trial.max_error is None:
+        return "outputs not compared"
+    words = f"outputs within {trial.max_error:.1g} of the original's, {trial.tolerance:.0e} allowed"
+    if trial.accuracy is not None and trial.accuracy_before is not None:
+        before, after = fmt.text(trial.accuracy_before, percent=True), fmt.text(trial.accuracy, percent=True)
+        words += f"; top-1 {before} before, {after} after"
+    return words
