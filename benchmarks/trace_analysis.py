@@ -1,6 +1,6 @@
 """Analysing a large Kineto trace, beside HolisticTraceAnalysis (HTA) on the same file.
 
-    python benchmarks/trace_analysis.py [TRACE] [--events 1e6 5e6] [--peer-python PYTHON] [--rounds 3] [--json FILE]
+    python benchmarks/trace_analysis.py [TRACE] [--events 1e6 5e6] [--peer-python PYTHON] [--rounds 3 1] [--json FILE]
 
 Repeats TRACE (Kineto JSON, plain or .gz; one with launches, copies and two streams is made up where none is given),
 with shifted times and correlation ids, until it has as many events, and on that file takes in turns, each in a process
@@ -266,7 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", nargs="?", type=Path)
     parser.add_argument("--events", nargs="*", type=float, default=[1e6, 5e6])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", nargs="+", type=int, default=[3, 1], help="for each of --events; the last repeats")
     parser.add_argument("--peer-python")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -279,11 +279,12 @@ def main() -> None:
         if options.trace is None:
             made_up(source)
         rows = []
-        for events in options.events:
+        for number, events in enumerate(options.events):
             target = Path(folder) / "repeated.json"
             count = repeated(source, target, int(events))
             print(f"{count} events, {target.stat().st_size / 1e6:.0f} MB, from {source.name}")
-            rows.append({"source": source.name, **compare(target, count, options.rounds, options.peer_python)})
+            rounds = options.rounds[min(number, len(options.rounds) - 1)]
+            rows.append({"source": source.name, **compare(target, count, rounds, options.peer_python)})
     if options.json:
         environment = {
             "hardware": capture_hardware().model_dump(mode="json"),
