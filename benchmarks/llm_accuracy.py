@@ -1,6 +1,6 @@
 """Side by side on the same published rows: `stratoscope llm` and llm-analysis from PyPI, both blind.
 
-    python benchmarks/llm_accuracy.py
+    python benchmarks/llm_accuracy.py [--json benchmarks/results/llm_accuracy.json]
 
 The first run installs the peer into `.venv-peers/llm`, an environment of its own, and reads it from there; its pins
 stay out of ours.
@@ -13,15 +13,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import logging
 import subprocess
 import sys
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from stratoscope.host.capture import capture_hardware, capture_software
 from stratoscope.llm.rows import Row, shipped_rows
 from stratoscope.llm.validate import validate
 
@@ -103,6 +106,16 @@ def peer_errors(rows: list[Row], predict: Callable[[Row], float]) -> tuple[np.nd
     return np.array(errors), failures, first
 
 
+def figures(errors: np.ndarray, failures: int) -> dict[str, Any]:
+    """A suite's errors as JSON-ready data; nulls where there is no prediction."""
+    some = bool(len(errors))
+    return {
+        "rows": len(errors), "failures": failures,
+        "mape": float(np.abs(errors).mean()) if some else None, "bias": float(errors.mean()) if some else None,
+        "max": float(np.abs(errors).max()) if some else None,
+    }  # fmt: skip
+
+
 def line(name: str, errors: np.ndarray, failures: int, note: str = "") -> str:
     if not len(errors):
         return f"  {name:<14} no prediction, {failures} failures  {note[:80]}"
@@ -115,16 +128,41 @@ def line(name: str, errors: np.ndarray, failures: int, note: str = "") -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers" / "llm", help="environment of the peer")
+    parser.add_argument("--json", type=Path, help="write the figures and their environment here")
     arguments = parser.parse_args()
     sys.path.append(str(installed(arguments.peers)))
     logging.disable(logging.CRITICAL)
-    ours = {suite.name: suite for suite in validate(suites=SUITES)}
+    every = validate()
+    ours = {suite.name: suite for suite in every}
+    record: dict[str, Any] = {}
     for name in SUITES:
         rows = [row for row in shipped_rows() if row.suite == name]
         print(f"{name}: {ours[name].title}")
         print(line("stratoscope", ours[name].errors, len(ours[name].failures)))
-        predict = peer_training if name in ("C1", "C3") else peer_inference
-        print(line("llm-analysis", *peer_errors(rows, predict)))
+        theirs = peer_errors(rows, peer_training if name in ("C1", "C3") else peer_inference)
+        print(line("llm-analysis", *theirs))
+        record[name] = {
+            "title": ours[name].title, "stratoscope": figures(ours[name].errors, len(ours[name].failures)),
+            "llm-analysis": figures(*theirs[:2]),
+        }  # fmt: skip
+    print("intervals: rows inside")
+    for name in SUITES:
+        suite = ours[name]
+        inside = sum(prediction.inside for prediction in suite.predictions)
+        record[name]["inside"] = {"rows": inside, "of": len(suite.predictions), "stretch": suite.error}
+        print(f"  {name:<14} {inside} of {len(suite.predictions)}")
+    for suite in every:
+        if suite.name.startswith("C13-mem") or suite.name == "C3-fig1":
+            print(f"{suite.name}: {suite.title}")
+            print(line("stratoscope", suite.errors, len(suite.failures)))
+            record[suite.name] = {"title": suite.title, "stratoscope": figures(suite.errors, len(suite.failures))}
+    if arguments.json:
+        environment = {
+            "hardware": capture_hardware().model_dump(mode="json"),
+            "software": capture_software().model_dump(mode="json"),
+        }
+        document = {"schema": 1, "peer": PEER[0], "environment": environment, "suites": record}
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,45 +11,47 @@ import numpy as np
 
 from stratoscope.llm.memory import Moment
 from stratoscope.llm.ops import Op
-from stratoscope.llm.render import quantity, row
+from stratoscope.llm.render import plan_words, quantity, row
 from stratoscope.llm.report import Report
 from stratoscope.llm.search import SearchResult
 
-COLOURS = ("#3b6fb6", "#d9822b", "#4a9a5b", "#b5483f", "#7d5ba6", "#8a6d3b", "#c45d9a", "#6b7785", "#a3a83a", "#2f9aa0")
-WIDTH, BAR = 760, 26
-
-
-def _svg(height: float, body: str, title: str) -> str:
-    return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
-        f'aria-label="{escape(title)}">{body}</svg></figure>'
-    )
+COLOURS = (
+    *("#3b6fb6", "#d9822b", "#4a9a5b", "#b5483f", "#7d5ba6", "#8a6d3b", "#c45d9a", "#6b7785", "#a3a83a", "#2f9aa0"),
+    *("#1d3d6b", "#f0b36e", "#98cfa4", "#5e1f1a", "#c3b1dd"),
+)
+# Kinds of memory keep their colours from figure to figure.
+MEMORY_KINDS = (
+    *("weights", "gradients", "optimizer", "activations", "logits", "working set", "framework and communicator"),
+    *("cache", "gathered layers"),
+)
+WIDTH, HEIGHT, PAD = 640.0, 320.0, 52.0
+STYLE = (
+    "body{font:16px/1.45 system-ui,sans-serif;max-width:820px;margin:2em auto;padding:0 1em;color:#222}"
+    "h1{font-size:1.5em}h2{font-size:1.2em}svg{width:100%;min-width:420px;font-size:14px}.plot{overflow-x:auto}"
+    "figure{margin:1.8em 0}figcaption{font-weight:600;margin-bottom:.5em}pre{overflow-x:auto;font-size:13px}"
+    ".bar{display:flex;height:24px;margin:.1em 0 .7em}.bar span{display:block}.keys{font-size:14px}"
+    ".keys span{display:inline-block;margin-right:1.2em}.keys i{display:inline-block;width:.8em;height:.8em;"
+    "margin-right:.35em}table{border-collapse:collapse;font-size:14px}td,th{padding:.25em .9em .25em 0;text-align:left}"
+)
 
 
 def stacked_bars(title: str, bars: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str) -> str:
-    """Horizontal bars of named parts on one scale, with a legend; parts under 0.2 % of the scale are still drawn."""
+    """Horizontal bars of named parts on one scale, with a legend in which a name has one colour on the whole figure."""
     longest = max((sum(value for _, value in parts) for _, parts in bars), default=0.0) or 1.0
-    names = list(dict.fromkeys(name for _, parts in bars for name, _ in parts))
-    colour = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
-    body, top = "", 4.0
+    names = sorted({name for _, parts in bars for name, value in parts if value > 0})
+    order = MEMORY_KINDS if set(names) <= set(MEMORY_KINDS) else names
+    colour = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(order)}
+    body = ""
     for label, parts in bars:
         total = sum(value for _, value in parts)
-        body += f'<text x="0" y="{top + 12:.0f}">{escape(label)}: {escape(quantity(total, unit))}</text>'
-        left = 0.0
+        body += f'<div>{escape(label)}: {escape(quantity(total, unit))}</div><div class="bar">'
         for name, value in parts:
-            width = value / longest * WIDTH
-            tip = escape(f"{name}: {quantity(value, unit)}")
-            body += (
-                f'<rect x="{left:.2f}" y="{top + 17:.0f}" width="{width:.2f}" height="{BAR}" fill="{colour[name]}">'
-                f"<title>{tip}</title></rect>"
-            )
-            left += width
-        top += BAR + 28
-    for index, name in enumerate(names):
-        x, y = (index % 4) * WIDTH / 4, top + 6 + 18 * (index // 4)
-        body += f'<rect x="{x:.0f}" y="{y:.0f}" width="10" height="10" fill="{colour[name]}"/>'
-        body += f'<text x="{x + 14:.0f}" y="{y + 10:.0f}">{escape(name[:28])}</text>'
-    return _svg(top + 24 + 18 * (len(names) // 4 + 1), body, title)
+            if value > 0:
+                style = f"width:{100 * value / longest:.3f}%;background:{colour[name]}"
+                body += f'<span style="{style}" title="{escape(f"{name}: {quantity(value, unit)}")}"></span>'
+        body += "</div>"
+    keys = "".join(f'<span><i style="background:{colour[name]}"></i>{escape(name)}</span>' for name in names)
+    return f'<figure><figcaption>{escape(title)}</figcaption>{body}<div class="keys">{keys}</div></figure>'
 
 
 def scatter(
@@ -63,25 +65,42 @@ def scatter(
     drawn = [point for point in points if point[1] > 0 and point[2] > 0]
     if not drawn:
         return ""
-    xs = np.log10([point[1] for point in drawn] + [p[0] for p in roof])
-    ys = np.log10([point[2] for point in drawn] + [p[1] for p in roof])
-    height, pad = 320.0, 40.0
+    x_low, x_high = _decades([point[1] for point in drawn] + [p[0] for p in roof])
+    y_low, y_high = _decades([point[2] for point in drawn] + [p[1] for p in roof])
 
     def place(x: float, y: float) -> tuple[float, float]:
-        wide, tall = max(float(np.ptp(xs)), 1e-9), max(float(np.ptp(ys)), 1e-9)
-        across = pad + (np.log10(x) - xs.min()) / wide * (WIDTH - 2 * pad)
-        return float(across), float(height - pad - (np.log10(y) - ys.min()) / tall * (height - 2 * pad))
+        across = PAD + (np.log10(x) - x_low) / (x_high - x_low) * (WIDTH - PAD - 16)
+        return float(across), float(HEIGHT - PAD - (np.log10(y) - y_low) / (y_high - y_low) * (HEIGHT - PAD - 28))
 
-    body = f'<text x="{WIDTH / 2:.0f}" y="{height - 6:.0f}">{escape(x_name)}</text>'
+    body = f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 8:.0f}">{escape(x_name)}</text>'
     body += f'<text x="0" y="14">{escape(y_name)}</text>'
+    for decade in range(x_low, x_high + 1):
+        x, _ = place(10.0**decade, 10.0**y_low)
+        body += f'<line x1="{x:.1f}" y1="22" x2="{x:.1f}" y2="{HEIGHT - PAD:.0f}" stroke="#ddd"/>'
+        body += f'<text x="{x:.1f}" y="{HEIGHT - PAD + 18:.0f}" text-anchor="middle">{_power(decade)}</text>'
+    for decade in range(y_low, y_high + 1):
+        _, y = place(10.0**x_low, 10.0**decade)
+        body += f'<line x1="{PAD:.0f}" y1="{y:.1f}" x2="{WIDTH - 16:.0f}" y2="{y:.1f}" stroke="#ddd"/>'
+        body += f'<text x="{PAD - 6:.0f}" y="{y + 4:.1f}" text-anchor="end">{_power(decade)}</text>'
     if roof:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*corner) for corner in roof))
         body += f'<polyline points="{path}" fill="none" stroke="#444" stroke-width="1.5"/>'
     for name, x_value, y_value in drawn:
         x, y = place(x_value, y_value)
-        body += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{COLOURS[0]}" fill-opacity="0.7">'
+        body += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{COLOURS[0]}" fill-opacity="0.75">'
         body += f"<title>{escape(name)}</title></circle>"
-    return _svg(height, body, title)
+    view = f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">{body}</svg>'
+    return f'<figure><figcaption>{escape(title)}</figcaption><div class="plot">{view}</div></figure>'
+
+
+def _decades(values: Sequence[float]) -> tuple[int, int]:
+    """The powers of ten that enclose all values."""
+    low, high = int(np.floor(np.log10(min(values)))), int(np.ceil(np.log10(max(values))))
+    return low, max(high, low + 1)
+
+
+def _power(decade: int) -> str:
+    return f"1e{decade}" if abs(decade) > 3 else f"{10.0**decade:g}"
 
 
 def roofline(ops: Sequence[tuple[Op, float]], peak: float, bandwidth: float) -> str:
@@ -137,27 +156,32 @@ def page(
 
 
 def pareto_plot(result: SearchResult) -> str:
-    """The front: time against throughput per device."""
+    """The front: time against throughput per device, and each of its plans as a row."""
     points = [
         (f"{item.devices} devices, {item.plan}", item.time_s, item.tokens_per_s_per_device) for item in result.front
     ]
-    return scatter("Pareto front", points, "seconds", "tokens/s/device")
+    rows = "".join(
+        f"<tr><td>{item.devices}</td><td>{escape(quantity(item.time_s, 's'))}</td>"
+        f"<td>{escape(quantity(item.memory_bytes, 'byte'))}</td><td>{item.tokens_per_s_per_device:,.0f}</td>"
+        f"<td>{escape(plan_words(item))}</td></tr>"
+        for item in result.front
+    )
+    head = "<tr><th>devices</th><th>time</th><th>memory</th><th>tokens/s/device</th><th>plan</th></tr>"
+    table = f'<div class="plot"><table>{head}{rows}</table></div>' if rows else ""
+    return scatter("Pareto front", points, "seconds", "tokens/s/device") + table
 
 
 def search_page(title: str, result: SearchResult) -> str:
     """A page for a search alone."""
-    return _document(title, pareto_plot(result) + f"<p>{result.evaluated} plans, {result.feasible} feasible</p>")
+    counts = f"<p>{result.evaluated:,} plans priced, {result.feasible:,} feasible</p>"
+    return _document(title, counts + pareto_plot(result))
 
 
 def _document(title: str, body: str) -> str:
-    style = (
-        "body{font:15px/1.45 system-ui,sans-serif;max-width:820px;margin:2em auto;padding:0 1em;color:#222}"
-        "svg{width:100%;font-size:12px}figure{margin:1.5em 0}figcaption{font-weight:600}"
-        "pre{overflow-x:auto;font-size:12px}"
-    )
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{style}</style></head>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{STYLE}</style></head>'
         f"<body><h1>{escape(title)}</h1>{body}</body></html>\n"
     )

@@ -108,8 +108,19 @@ def search_lines(result: SearchResult) -> list[str]:
     return out + [_candidate(item) for item in result.front]
 
 
+def plan_words(item: Candidate) -> str:
+    """The plan in the form that `--plan` takes, what is left at its default left out, with the batch beside it."""
+    given = item.plan
+    parts = [f"{name}{given[name]}" for name in ("tp", "cp", "pp", "vpp", "ep", "dp") if given.get(name, 1) > 1]
+    parts += [f"zero{given['zero']}"] if given.get("zero") else []
+    parts += ["sp"] if given.get("sequence_parallel") and given["tp"] > 1 else []
+    parts += [given["recompute"]] if given.get("recompute", "none") != "none" else []
+    batch = f"--mbs {given['micro_batch']}" if "micro_batch" in given else f"-b {given['batch']}"
+    return f"{','.join(parts) or 'tp1'}  {batch}"
+
+
 def _candidate(item: Candidate) -> str:
-    plan = " ".join(f"{name}={value}" for name, value in item.plan.items())
+    plan = plan_words(item)
     cost = f"  ${item.dollar_per_million_tokens:.3g}/Mtok" if item.dollar_per_million_tokens is not None else ""
     first = f"  ttft {quantity(item.ttft_s, 's')}" if item.ttft_s is not None else ""
     return (
