@@ -96,15 +96,28 @@ def test_the_arrays_of_the_arena_do_not_alias_and_are_kept(kernels: Kernels) -> 
     first = arena.arrays(320, CPUS[:1])
     assert [array.ctypes.data % 4096 for array in first] == list(OFFSETS)
     assert all(offset % 64 == 0 for offset in OFFSETS)
-    assert first[0].size >= 5000
-    assert arena.arrays(5000, CPUS[:1])[0] is first[0]
+    whole = arena.arrays(5000, CPUS[:1])[0]
+    assert whole.size >= 5000
+    assert np.shares_memory(whole, first[0])
     assert arena.arrays(6000, CPUS[:1])[0].size >= 6000
+
+
+def test_whoever_asks_the_arena_again_gets_other_pages(kernels: Kernels) -> None:
+    arena = Arena(kernels, 1)
+    arena.reserve(4 * 512)
+    asked = [arena.arrays(700, CPUS[:1]) for _ in range(3)]  # 700 doubles lie on two pages: two places
+    assert [array.ctypes.data % 4096 for arrays in asked for array in arrays] == list(OFFSETS) * 3
+    assert all(array.size >= 700 for arrays in asked for array in arrays)
+    first, second, third = (arrays[0][:700] for arrays in asked)
+    assert not np.shares_memory(first, second)
+    assert first.ctypes.data == third.ctypes.data
 
 
 def test_on_a_numa_machine_each_team_has_its_own_arrays(kernels: Kernels) -> None:
     arena = Arena(kernels, 2)
     one, two = arena.arrays(320, CPUS[:1]), arena.arrays(320, [CPUS[0], CPUS[-1]])
-    assert one[0] is not two[0]
+    assert not np.shares_memory(one[0], two[0])
+    assert arena.arrays(320, CPUS[:1])[0].ctypes.data == one[0].ctypes.data
 
 
 def test_without_a_compiler_there_are_no_kernels_and_the_reason(
