@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,11 +19,13 @@ import polars as pl
 from stratoscope.backends.base import BackendOptions, Capabilities, Feeds
 from stratoscope.backends.feeds import check_feeds
 from stratoscope.backends.ort_errors import backend_error, one_line, runtime_errors
+from stratoscope.backends.ort_load_steps import load_steps
 from stratoscope.backends.ort_profile import RawProfile, clock_anchor, spans_of
 from stratoscope.errors import BackendError
 from stratoscope.spec.model import LoadableModel, TensorSpec
 from stratoscope.trace.correlate import assign_sites
 from stratoscope.trace.levels import Level
+from stratoscope.trace.steps import is_listening
 
 if TYPE_CHECKING:
     from stratoscope.share.opening import SharedModel
@@ -305,7 +307,7 @@ def _open(model: LoadableModel, options: BackendOptions, settings: Any) -> tuple
     shared = _prepared(model, options, providers) if options.shared else None
     weights = {} if shared is None else _give_weights(settings, shared)
     before = _thread_count()
-    with one_line(what), _closing_on_error(shared):
+    with one_line(what), _closing_on_error(shared), load_steps(settings) if is_listening() else nullcontext():
         session = onnxruntime.InferenceSession(
             os.fspath(model.path if shared is None else shared.graph),
             settings,

@@ -84,6 +84,7 @@ def _show(outcome: Outcome, outputs: Outputs, *, brief: bool) -> None:
     from rich.console import Console
 
     from stratoscope.report.advise_text import render_advice
+    from stratoscope.report.cold_text import render_cold
     from stratoscope.report.files import write_json
     from stratoscope.report.html import write_report
     from stratoscope.report.profile_text import render_profile
@@ -92,6 +93,7 @@ def _show(outcome: Outcome, outputs: Outputs, *, brief: bool) -> None:
     to_stdout = outputs.json_file is not None and str(outputs.json_file) == "-"
     console = Console(stderr=to_stdout)
     render_record(outcome.record, console, brief=brief)
+    render_cold(outcome.record.cold_start, console)
     if not brief:
         render_profile(outcome.record, console)
     if outcome.record.advice is not None:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from stratoscope.cli.options import BatchOption, JsonOption, ModelArgument, ShapeOption, parse_shapes
 
-if TYPE_CHECKING:
-    from stratoscope.share.cold import ColdStart
-
 share_app = typer.Typer(
-    help="Weights shared by all processes of this machine: prepare, serve, watch, explain.", no_args_is_help=True
+    help="Weights shared by all processes of this machine: prepare, serve, watch.", no_args_is_help=True
 )
 
 StoreOption = Annotated[
     Path | None,
     typer.Option("--store", envvar="STRATOSCOPE_SHARE", help="Folder of the prepared models.", show_default=False),
 ]
-_BAR_WIDTH = 40
 
 
 @share_app.command("prepare")
@@ -264,83 +260,6 @@ def simulate_command(
         f"room for {_mega(room)})",
         highlight=False,
     )
-
-
-@share_app.command("cold")
-def cold(
-    model: ModelArgument,
-    state: Annotated[
-        list[str] | None, typer.Option("--state", help="Only this state; repeat for several.", show_default=False)
-    ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads inside one operator.")] = 1,
-    trace: Annotated[
-        Path | None,
-        typer.Option("--trace", help="Write the spans to this .json (Chrome trace format).", show_default=False),
-    ] = None,
-    batch_size: BatchOption = 1,
-    shape: ShapeOption = None,
-    store: StoreOption = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Explain MODEL's cold start step by step: dropped and cached files, mapped, shared, resident."""
-    from dataclasses import asdict
-
-    from stratoscope.cli.progress import progress
-    from stratoscope.models.resolve import resolve
-    from stratoscope.share.cold import STATES, explain_cold_start
-    from stratoscope.share.library import Library
-    from stratoscope.trace.chrome import write_chrome
-
-    for name in state or ():
-        _choice("--state", name, tuple(STATES))
-    library = Library.open(store)
-    with progress(f"cold start of {model}") as report:
-        report("preparing", None)
-        loadable = resolve(model, batch_size=batch_size, shapes=parse_shapes(shape))
-        wanted: Any = tuple(state) if state else tuple(STATES)
-        figures, spans = explain_cold_start(loadable, states=wanted, threads=threads, library=library)
-    if trace is not None:
-        write_chrome(spans, trace)
-    if json_file is not None:
-        rows = [asdict(figure) for figure in figures]
-        _write({"schema": "stratoscope/share-cold/1", "model": loadable.name, "states": rows}, json_file)
-    if json_file is None or str(json_file) != "-":
-        _print_cold(figures)
-
-
-def _print_cold(figures: list[ColdStart]) -> None:
-    """The waterfall: each step begins where the one before it ended."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from stratoscope.share.cold import STATES
-
-    console = Console()
-    longest = max(figure.total_s for figure in figures)
-    inside = ("parse", "optimise", "place weights", "pack")
-    for figure in figures:
-        console.print(
-            Text.assemble(
-                (figure.state, "bold"),
-                f": {STATES[figure.state]}; load + first run {figure.load_and_first_s * 1e3:.1f} ms, "
-                f"private memory {_mega(figure.private_bytes)}",
-            )
-        )
-        at = inner = 0.0
-        for name, seconds in figure.steps.items():
-            begin = inner if name in inside else at
-            if name == "load":
-                inner = at
-            if name in inside:
-                inner += seconds
-            elif name != "later run":
-                at += seconds
-            left = round(begin / longest * _BAR_WIDTH)
-            bar = " " * min(left, _BAR_WIDTH - 1) + "█" * max(1, round(seconds / longest * _BAR_WIDTH))
-            label = f"    {name}" if name in inside else f"  {name}"
-            console.print(
-                Text(f"{label:<24}{seconds * 1e3:>9.1f} ms  {bar[:_BAR_WIDTH] if name != 'later run' else ''}")
-            )
 
 
 def parse_bytes(option: str, text: str) -> int:

@@ -21,6 +21,7 @@ from stratoscope.spec.base import digest_of
 from stratoscope.spec.dataset import DatasetManifest, GeneratedInputs
 from stratoscope.spec.model import LoadableModel, ModelManifest
 from stratoscope.spec.record import BackendRecord, Digests, RunRecord, Unavailable
+from stratoscope.spec.scenario import ScenarioKind
 from stratoscope.store.ids import new_run_id
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def _steps(run: _Run) -> list[tuple[str, Callable[[_Run], None]]]:
     """The sections in the order of measuring: cold start first, while nothing of the model is in memory."""
     wanted = run.plan.sections
     steps: list[tuple[str, Callable[[_Run], None]]] = [("reading the graph", _graph)]
+    if run.plan.scenario.kind is ScenarioKind.COLD:
+        return [*steps, ("cold start", _cold_states)]
     if Section.COLD_START in wanted:
         steps.append(("cold start", _cold_start))
     if Section.LOAD in wanted:
@@ -159,6 +162,19 @@ def _cold_start(run: _Run) -> None:
 
     with _optional(run, "cold start"):
         run.sections["cold_start"] = measure_cold_start(run.plan.backend, run.model, run.plan.options)
+
+
+def _cold_states(run: _Run) -> None:
+    """A cold start from every state; it is all of the run, so what hinders it ends it."""
+    from stratoscope.measure.cold_states import measure_cold_states
+
+    run.sections["cold_start"], run.spans = measure_cold_states(
+        run.plan.backend,
+        run.model,
+        run.plan.options,
+        seed=run.plan.scenario.seeds.inputs,
+        on_progress=lambda text: run.report(text, None),
+    )
 
 
 @contextmanager

@@ -11,13 +11,17 @@ from stratoscope.report.markup import Child, Markup, element, join
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar of a list: its label, its length (0 to 1), the value written after it, its colour class and its tip."""
+    """A bar of a list: its label, its length (0 to 1), the value written after it, its colour class and its tip.
+
+    In a waterfall `start` is where it begins (0 to 1).
+    """
 
     label: Child
     length: float
     value: Child
     tip: str
     colour: str = "c0"
+    start: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,10 @@ def legend(entries: Sequence[tuple[str, str]]) -> Markup:
 
 
 def _bar_row(bar: Bar) -> Markup:
-    fill = element("span", class_=f"fill {bar.colour}", style=f"width:{max(0.0, min(1.0, bar.length)) * 100:.3f}%")
+    style = f"width:{max(0.0, min(1.0, bar.length)) * 100:.3f}%"
+    if bar.start:
+        style += f";margin-left:{max(0.0, min(1.0, bar.start)) * 100:.3f}%"
+    fill = element("span", class_=f"fill {bar.colour}", style=style)
     return element(
         "li",
         element("span", bar.label, class_="bar-label"),

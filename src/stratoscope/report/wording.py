@@ -74,6 +74,7 @@ def load_words(scenario: ScenarioManifest) -> str:
         ScenarioKind.CONCURRENCY: f"{scenario.concurrency} queries in flight",
         ScenarioKind.CONSTANT_RATE: "evenly spaced arrivals" + _at_rate(scenario),
         ScenarioKind.REPLAY: f"send times of {scenario.trace_file or 'a trace'}",
+        ScenarioKind.COLD: "the first answer of fresh processes",
     }
     words = [parts[scenario.kind]]
     if scenario.kind is ScenarioKind.SERVER and scenario.target_latency_s is not None:

@@ -15,6 +15,7 @@ from stratoscope.share.library import Library
 from stratoscope.share.memory import give_back_free_memory, private_bytes
 from stratoscope.share.prepare import prepare, private_allowance
 from stratoscope.spec.model import LoadableModel
+from stratoscope.trace.steps import step
 
 
 def attach(
@@ -112,12 +113,15 @@ def open_shared(model: LoadableModel, *, optimization: str, granularity: Granula
         ShareError: it cannot be prepared, or was changed since.
     """
     library = Library.open()
-    artifact = prepare(model, optimization=optimization, granularity=granularity, library=library)
+    with step("find"):
+        artifact = prepare(model, optimization=optimization, granularity=granularity, library=library)
     before = private_bytes()
     direct = artifact.manifest.packing == "direct"
-    arrays = open_arrays(artifact, library)
+    with step("map"):
+        arrays = open_arrays(artifact, library)
     if direct:
-        arrays.populate()
+        with step("page faults"):
+            arrays.populate()
     given = dict(arrays) if direct else {}
     plain = {name: array for name, array in given.items() if name in _native(artifact)}
     return SharedModel(artifact, artifact.graph, plain, arrays, before)

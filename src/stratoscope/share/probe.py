@@ -5,9 +5,7 @@ Run as a module it is that process: a request as JSON on standard input, figures
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from stratoscope.host.fresh_process import answer, ask
 from stratoscope.share.errors import ShareError
 from stratoscope.share.memory import give_back_free_memory, private_bytes
 from stratoscope.spec.model import LoadableModel, TensorSpec
@@ -54,28 +53,11 @@ def run_probe(model: LoadableModel, graph: Path, optimization: str, scratch: Pat
         arrays: dict[str, Any] = {f"{number}/{name}": feed[name] for number, feed in enumerate(feeds) for name in feed}
         np.savez(inputs, **arrays)
         request = {"graph": os.fspath(graph), "optimization": optimization, "folder": folder}
-        what = f"model {model.name!r}"
-        try:
-            done = subprocess.run(
-                [sys.executable, "-P", "-m", "stratoscope.share.probe"],
-                input=json.dumps(request),
-                capture_output=True,
-                text=True,
-                timeout=_TIMEOUT_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ShareError(f"{what} cannot be tried in a process of its own: {error}") from error
-        try:
-            answer = json.loads(done.stdout)
-        except ValueError as error:
-            last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-            raise ShareError(f"{what}: the trial process ended with {done.returncode}: {last[0]}") from error
-        if "error" in answer:
-            raise ShareError(f"{what} does not run: {answer['error']}", hint="run it without sharing to see why")
+        what = f"a trial of model {model.name!r}"
+        reply = ask("stratoscope.share.probe", request, what=what, timeout_s=_TIMEOUT_S, error=ShareError)
         with np.load(Path(folder) / "outputs.npz", allow_pickle=False) as kept:
             outputs = tuple(kept[f"{number}"] for number in range(len(kept.files)))
-    return Probe(int(answer["private_bytes"]), float(answer["load_s"]), float(answer["first_s"]), outputs)
+    return Probe(int(reply["private_bytes"]), float(reply["load_s"]), float(reply["first_s"]), outputs)
 
 
 def session_options(optimization: str) -> Any:
@@ -144,18 +126,5 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     return {"private_bytes": private, "load_s": loaded - start, "first_s": answered - again}
 
 
-def main() -> int:
-    """Answers one request; standard output holds nothing but the answer."""
-    answer_to = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        answer = _measure(json.load(sys.stdin))
-    except Exception as error:  # noqa: BLE001 - the process exists to report what the runtime raises
-        answer = {"error": " ".join(str(error).split())[:500] or type(error).__name__}
-    with os.fdopen(answer_to, "w") as out:
-        json.dump(answer, out)
-    return 2 if "error" in answer else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answer(_measure))

@@ -101,7 +101,7 @@ def read_header(head: bytes) -> dict[str, Any]:
     try:
         (length,) = _LENGTH.unpack(head[: _LENGTH.size])
         header = json.loads(head[_LENGTH.size : _LENGTH.size + length])
-        header |= json.loads(header["__metadata__"]["layers"])
+        header |= json.loads(header["__metadata__"].get("layers", "{}"))
         return {name: value for name, value in header.items() if not name.startswith(_PADDING)}
     except (struct.error, ValueError, AttributeError, KeyError, TypeError) as error:
         raise IntegrityError(f"{FILE} has no header: {error}", hint="evict the model and prepare it again") from error

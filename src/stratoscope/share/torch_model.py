@@ -19,6 +19,7 @@ from stratoscope.share.opening import check_private, open_arrays
 from stratoscope.share.prepare import largest_error
 from stratoscope.share.safetensors import Blob, read_header, write_safetensors
 from stratoscope.spec.base import digest_of
+from stratoscope.trace.steps import step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -128,14 +129,19 @@ def open_module(recipe: Recipe, *, example: tuple[Any, ...] | None = None, libra
     """The module of `recipe` over shared weights, prepared where it was not; raises as `load_torch` does."""
     import torch
 
-    artifact = prepare_module(recipe, library, example=example)
+    with step("find"):
+        artifact = prepare_module(recipe, library, example=example)
+    with step("build the module"), torch.inference_mode(False):
+        module = recipe.hollow()
     give_back_free_memory()
     before = private_bytes()
-    arrays = open_arrays(artifact, library, private=True)
+    with step("map"):
+        arrays = open_arrays(artifact, library, private=True)
     try:
-        with torch.inference_mode(False):
-            module = recipe.hollow()
-        _fill(module, arrays, recipe.name)
+        with step("page faults"):
+            arrays.populate()
+        with step("assign weights"):
+            _fill(module, arrays, recipe.name)
         facts = check_private(artifact, arrays.tier, before)
     except BaseException:
         arrays.close()

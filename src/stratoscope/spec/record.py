@@ -129,6 +129,27 @@ class SweepSection(Document):
     reason: str = ""
 
 
+class ColdStep(Document):
+    """One step of a cold start; `start_s` counts from the start of the process."""
+
+    name: str
+    inside: str | None = Field(default=None, description="the step that it is part of")
+    start_s: Quantity
+    duration_s: Quantity
+
+
+class ColdState(Document):
+    """A cold start from one state of page cache and server, in fresh processes."""
+
+    state: str
+    meaning: str
+    steps: tuple[ColdStep, ...]
+    load_and_first_s: Quantity = Field(description="from the finished import to the first answer")
+    total_s: Quantity = Field(description="from the start of the process to the first answer")
+    private_bytes: Quantity = Field(description="memory that the load took for itself")
+    tier: str = Field(description="where the weights are: private, file, memory")
+
+
 class ColdStartSection(Document):
     """What the first answer costs, apart from steady state; each measured in a fresh process."""
 
@@ -136,6 +157,7 @@ class ColdStartSection(Document):
     load_s: Quantity
     first_inference_s: Quantity
     steady_s: Quantity
+    states: tuple[ColdState, ...] = Field(default=(), description="scenario cold: each state that was made on purpose")
 
 
 class AccuracySection(Document):

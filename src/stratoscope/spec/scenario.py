@@ -11,7 +11,7 @@ from stratoscope.spec.base import Document, Manifest
 
 
 class ScenarioKind(StrEnum):
-    """The load patterns: the first four are MLPerf's and run through LoadGen."""
+    """The load patterns: the first four are MLPerf's and run through LoadGen; cold is a first answer, no load."""
 
     SINGLE_STREAM = "single-stream"
     MULTI_STREAM = "multi-stream"
@@ -20,6 +20,7 @@ class ScenarioKind(StrEnum):
     CONCURRENCY = "concurrency"
     CONSTANT_RATE = "constant-rate"
     REPLAY = "replay"
+    COLD = "cold"
 
 
 #: MLPerf's own scenarios, which LoadGen drives.

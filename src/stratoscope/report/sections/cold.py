@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from stratoscope.report import format as fmt
 from stratoscope.report.charts import Bar, bar_list, figure
+from stratoscope.report.markup import Markup, join
 from stratoscope.report.sections.base import Section, quantity
-from stratoscope.spec.record import RunRecord
+from stratoscope.spec.record import ColdStartSection, RunRecord
 
 
 def section(record: RunRecord) -> Section | None:
@@ -25,4 +26,29 @@ def section(record: RunRecord) -> Section | None:
         for name, phase, colour in phases
     ]
     note = "each measured in a fresh process; steady state for comparison"
-    return Section("cold", "Cold start", figure("Time to the first answer", bar_list(bars), note=note, wide=True))
+    body = figure("Time to the first answer", bar_list(bars), note=note, wide=True)
+    return Section("cold", "Cold start", join([body, *_waterfalls(cold)]))
+
+
+def _waterfalls(cold: ColdStartSection) -> list[Markup]:
+    """One figure a state, all on one scale: an empty stretch before each bar is when its step began."""
+    longest = max((state.total_s.value or 0.0 for state in cold.states), default=0.0) or 1.0
+    figures = []
+    for state in cold.states:
+        bars = [
+            Bar(
+                ("\u2003" if step.inside else "") + step.name,
+                (step.duration_s.value or 0.0) / longest,
+                quantity(step.duration_s),
+                f"{step.name}: {fmt.text(step.duration_s)}, from {fmt.text(step.start_s)}",
+                "c1" if step.inside else "c0",
+                (step.start_s.value or 0.0) / longest,
+            )
+            for step in state.steps
+        ]
+        note = (
+            f"{state.meaning}; load and first run {fmt.text(state.load_and_first_s)}, "
+            f"private memory {fmt.text(state.private_bytes)}"
+        )
+        figures.append(figure(state.state, bar_list(bars), note=note, wide=True))
+    return figures
