@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,15 @@ def test_a_run_is_compared_with_a_trace_file(
     found: dict[str, Any] = json.loads(run("diff", "first", file, "--json", "-"))
     assert found["rows"][0]["level"] == "model"
     assert found["facts"]["change_s"] == pytest.approx(50e-6)
+
+
+def test_the_page_has_every_analysis_or_the_reason(run: Run, stored: ProfileSection, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    run("analyze", "first", "--html", page, *ROOFS)
+    text = page.read_text()
+    unavailable = text[text.index('id="analyses-unavailable"') :].split("</details>")[0]
+    for number in range(1, 16):
+        told = f'id="analysis-A{number}"' in text
+        assert told != bool(re.search(rf"\bA{number}\b", unavailable)), number
+    assert 'id="analysis-A14"' in text
+    assert "peak float32: 50.0 GFLOP/s" in text

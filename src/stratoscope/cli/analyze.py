@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stratoscope.cli.options import DatabaseOption, JsonOption
+from stratoscope.cli.options import DatabaseOption, HtmlOption, JsonOption
 
 if TYPE_CHECKING:
     from stratoscope.explain.analyses.result import AnalysisResult
@@ -48,6 +48,7 @@ def analyze(
         ),
     ] = None,
     json_file: JsonOption = None,
+    html: HtmlOption = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Look at this batch size.", show_default=False)
     ] = None,
@@ -62,7 +63,8 @@ def analyze(
     from stratoscope.errors import MeasurementError
     from stratoscope.explain.analyses.registry import analyse, find, registry
     from stratoscope.explain.analyses.result import AnalysisOptions, AnalysisResult
-    from stratoscope.explain.analyses.stored import stored_trace
+    from stratoscope.explain.analyses.stored import stored_run
+    from stratoscope.report.files import check_writable
 
     if run == _LIST:
         _list(json_file)
@@ -71,7 +73,10 @@ def analyze(
     if csv is not None and len(wanted) != 1:
         raise MeasurementError("--csv writes one table", hint="name it with --analysis A7, or use --json")
     options = AnalysisOptions(batch_size, _roofs(roof, bandwidth, machine, threads))
-    name, trace = stored_trace(run, db)
+    if html is not None:
+        check_writable(html)
+    stored = stored_run(run, db)
+    name, trace = stored.record.id, stored.trace
     found = [analyse(one, trace, options) for one in wanted]
     results = [one for one in found if isinstance(one, AnalysisResult)]
     missing = [one for one in found if not isinstance(one, AnalysisResult)]
@@ -82,6 +87,10 @@ def analyze(
         write_out(csv, results[0].to_csv())
     if json_file is not None:
         write_out(json_file, _json(name, results, missing))
+    if html is not None:
+        from stratoscope.report.html import write_report
+
+        write_report(stored.record, html, samples=stored.samples, spans=stored.spans, found=found)
     if "-" not in (str(csv), str(json_file)):
         _print(results, missing, rows)
 

@@ -47,8 +47,8 @@ def diff(
 def _trace(named: str, db: str | None) -> LeveledTrace:
     """The trace in a file of that name, else of the stored run."""
     from stratoscope.explain.analyses.leveled_trace import LeveledTrace
-    from stratoscope.explain.analyses.stored import stored_trace
+    from stratoscope.explain.analyses.stored import stored_run
     from stratoscope.trace.importers import import_trace
 
     path = Path(named)
-    return LeveledTrace.of(import_trace(path).spans) if path.is_file() else stored_trace(named, db)[1]
+    return LeveledTrace.of(import_trace(path).spans) if path.is_file() else stored_run(named, db).trace

@@ -37,14 +37,14 @@ _SHARES: Final = ("share", "gain", "occupancy")
 def render_analysis(result: AnalysisResult, console: Console, rows: int) -> None:
     """Prints at most `rows` rows, without interval ends, sites and columns that are empty throughout."""
     console.print(Text(f"{result.id}  {result.title}", style="bold"))
-    shown = [column for column in result.columns if _has_room(column, result.frame)]
-    cells = [_cells(column, result.frame.head(rows)) for column in shown]
+    shown = [column for column in result.columns if has_room(column, result.frame)]
+    cells = [column_cells(column, result.frame.head(rows)) for column in shown]
     kept = _that_fit(shown, cells, console.width)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place in kept:
         numeric = shown[place].dtype.is_numeric()
         table.add_column(
-            _heading(shown[place]),
+            heading(shown[place]),
             justify="right" if numeric else "left",
             overflow="fold",
             no_wrap=numeric,
@@ -60,12 +60,12 @@ def render_analysis(result: AnalysisResult, console: Console, rows: int) -> None
         _line(console, f"... {fmt.count(result.frame.height - rows, 'more row')}")
     for name, value in result.facts.items():
         if value is not None:
-            _line(console, _fact(name, value))
+            _line(console, fact_text(name, value))
     for note in result.notes:
         _line(console, f"note: {note}")
 
 
-def _cells(column: Column, frame: pl.DataFrame) -> list[str]:
+def column_cells(column: Column, frame: pl.DataFrame) -> list[str]:
     """The texts of a column; names in a tree are indented by their depth."""
     texts = [cell_text(value, column) for value in frame[column.name].to_list()]
     if column.name != "name" or "depth" not in frame.columns:
@@ -77,7 +77,7 @@ def _that_fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: 
     """Places of the columns that fit beside each other; the main ones are looked at first."""
     needed = []
     for column, texts in zip(columns, cells, strict=True):
-        longest = max(map(len, [*texts, _heading(column)]))
+        longest = max(map(len, [*texts, heading(column)]))
         needed.append((longest if column.dtype.is_numeric() else min(longest, _TEXT_WIDTH)) + 2)
     kept: list[int] = []
     left = width + 2  # no space after the last one
@@ -105,7 +105,7 @@ def cell_text(value: Any, column: Column) -> str:
     return fmt.bare(value, "" if column.unit == _INTENSITY else column.unit)
 
 
-def _has_room(column: Column, frame: pl.DataFrame) -> bool:
+def has_room(column: Column, frame: pl.DataFrame) -> bool:
     """Whether a column tells anything here: no flag that is nowhere set, no own time that is the time everywhere."""
     if column.name.endswith(_LEFT_OUT) or column.name in _PATHS:
         return False
@@ -117,14 +117,14 @@ def _has_room(column: Column, frame: pl.DataFrame) -> bool:
     return frame.height == 0 or cells.null_count() < frame.height
 
 
-def _heading(column: Column) -> str:
+def heading(column: Column) -> str:
     """The name without its unit, which stands in the cells; but for an intensity, whose unit is long."""
     if column.unit == _INTENSITY:
         return _INTENSITY
     return column.name.removesuffix("_per_s").removesuffix("_s").removesuffix("_bytes").replace("_", " ")
 
 
-def _fact(name: str, value: str | int | float | bool) -> str:
+def fact_text(name: str, value: str | int | float | bool) -> str:
     """A single figure with its name, from whose end the unit is known."""
     end = max((end for end in _UNITS if name.endswith(end)), key=len, default="")
     label = name.removesuffix(end).replace("_", " ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -11,10 +12,12 @@ from string import Template
 import polars as pl
 
 from stratoscope._version import __version__
+from stratoscope.explain.analyses.result import AnalysisResult
 from stratoscope.report.files import write_text
 from stratoscope.report.markup import Markup, element, join, script_data
 from stratoscope.report.sections import (
     accuracy,
+    analyses,
     batch,
     cold,
     environment,
@@ -26,7 +29,7 @@ from stratoscope.report.sections import (
     timeline,
 )
 from stratoscope.report.sections.base import Section
-from stratoscope.spec.record import RunRecord
+from stratoscope.spec.record import RunRecord, Unavailable
 
 #: Nothing is fetched; styles and the empty icon are inline; the only script that runs is the page's own, by its hash.
 _POLICY = (
@@ -36,7 +39,12 @@ _POLICY = (
 
 
 def write_report(
-    record: RunRecord, path: Path, *, samples: pl.DataFrame | None = None, spans: pl.DataFrame | None = None
+    record: RunRecord,
+    path: Path,
+    *,
+    samples: pl.DataFrame | None = None,
+    spans: pl.DataFrame | None = None,
+    found: Sequence[AnalysisResult | Unavailable] | None = None,
 ) -> Path:
     """Replaces `path` by the report of `record` and returns it; raises StoreError where it cannot be written.
 
@@ -44,22 +52,32 @@ def write_report(
         record: any section may be absent; the page then says so.
         samples: one row a sample, with `query`, `scheduled_ns` and `completed_ns`; None leaves the distributions out.
         spans: the trace (`trace.spans.SPAN_SCHEMA`); None draws the timeline from the layers' own offsets.
+        found: results of analyses; None makes all of them from the spans, without roofs.
     """
-    return write_text(path, render(record, samples=samples, spans=spans))
+    return write_text(path, render(record, samples=samples, spans=spans, found=found))
 
 
-def render(record: RunRecord, *, samples: pl.DataFrame | None = None, spans: pl.DataFrame | None = None) -> str:
+def render(
+    record: RunRecord,
+    *,
+    samples: pl.DataFrame | None = None,
+    spans: pl.DataFrame | None = None,
+    found: Sequence[AnalysisResult | Unavailable] | None = None,
+) -> str:
     """The report as HTML text.
 
     The page forbids itself all connections and every script but its own by a content security policy, so a name in a
     model cannot do anything even if it were not escaped.
     """
+    if found is None:
+        found = analyses.results(record, spans, samples) if spans is not None else ()
     present: list[Section | None] = [
         latency.section(record, samples),
         batch.section(record),
         cold.section(record),
         layers.section(record),
         levels.section(record),
+        analyses.section(found),
         timeline.section(record, spans),
         accuracy.section(record),
         environment.section(record),

@@ -79,7 +79,7 @@ def _uniform(texts: Sequence[bytes]) -> Ints | None:
         return None
     twos = digits[::2] * np.uint8(10) + digits[1::2]
     fours = twos[::2] * np.uint16(100) + twos[1::2]
-    value = fours[0].astype(np.int64)
+    value: Ints = fours[0].astype(np.int64)
     for four in fours[1:]:
         value *= 10_000
         value += four
