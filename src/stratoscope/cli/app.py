@@ -11,6 +11,7 @@ from stratoscope.cli.analyze import analyze
 from stratoscope.cli.backends import backends
 from stratoscope.cli.bench import bench_app
 from stratoscope.cli.compare import compare
+from stratoscope.cli.compose import compose_app
 from stratoscope.cli.diagnose import diagnose
 from stratoscope.cli.llm import llm_app
 from stratoscope.cli.machine import machine_app
@@ -54,6 +55,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")
 app.add_typer(results_app, name="results")
 app.command()(compare)
+app.add_typer(compose_app, name="compose")
 app.command()(analyze)
 app.add_typer(spec_app, name="spec")
 app.add_typer(trace_app, name="trace")

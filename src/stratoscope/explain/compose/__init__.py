@@ -1,0 +1,1 @@
+"""What a model takes, put together from what its bricks take."""
