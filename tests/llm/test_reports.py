@@ -55,6 +55,7 @@ def test_every_time_carries_level_interval_and_bound(h100: Efficiency) -> None:
                 assert node.low <= node.value * (1 + 1e-9)
                 assert node.value <= node.high * (1 + 1e-9)
                 assert node.unit != "s" or node.bound
+                assert node.unit != "s" or node.children or (node.formula and node.source) or node is result
     assert estimate_training(
         LLAMA, ParallelPlan(tp=8), TrainStep(global_batch=8, seq=1024), efficiency(find_hardware("h100"), "peak"),
         engine=GENERIC,

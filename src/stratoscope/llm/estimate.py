@@ -20,7 +20,7 @@ from stratoscope.llm.spec import ModelSpec
 from stratoscope.llm.timing import check_supported
 from stratoscope.llm.train import Split, StepTime, step_time, training_flops
 
-NO_WIDENING = 1.0
+SCHEDULE_SOURCE = "arXiv 2104.04473 s. 2.2 (schedules), 1910.02054 s. 7 (communication of sharded states)"
 
 
 @cache
@@ -230,7 +230,7 @@ def _plain(name: str, value: object, bound: str, formula: str, efficiency: Effic
     number = float(np.max(np.asarray(value, dtype=float)))
     return Node(
         name=name, value=number, unit="s", low=0.8 * number, high=1.3 * number, bound=bound, formula=formula,
-        level=efficiency.level,
+        source=SCHEDULE_SOURCE, level=efficiency.level,
     )  # fmt: skip
 
 

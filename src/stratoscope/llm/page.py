@@ -11,7 +11,7 @@ import numpy as np
 
 from stratoscope.llm.memory import Moment
 from stratoscope.llm.ops import Op
-from stratoscope.llm.render import plan_words, quantity, row
+from stratoscope.llm.render import formulas, plan_words, quantity, row
 from stratoscope.llm.report import Report
 from stratoscope.llm.search import SearchResult
 
@@ -151,6 +151,7 @@ def page(
     tree = "\n".join(row(node, depth) for result in report.results.values() for depth, node in result.walk())
     title = f"{report.model} on {report.hardware}"
     notes = "".join(f"<li>{escape(text)}</li>" for text in report.assumptions if text)
+    notes += "".join(f"<li>{escape(f'{name}: {source}')}</li>" for name, source in formulas(report))
     return _document(title, f"<p>level {escape(report.level)}; {escape(fits)}</p>" + "".join(parts)
                      + f"<h2>Every number</h2><pre>{escape(tree)}</pre><ul>{notes}</ul>")  # fmt: skip
 

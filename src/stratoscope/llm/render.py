@@ -49,7 +49,15 @@ def report_lines(report: Report, *, explain: bool) -> list[str]:
     out += [row(item, depth) for depth, item in report.memory.walk()] if explain else [row(report.memory)]
     if explain:
         out += ["", *(f"assumes: {text}" for text in report.assumptions if text)]
+        out += [f"formula: {name}: {source}" for name, source in formulas(report)]
     return out
+
+
+def formulas(report: Report) -> list[tuple[str, str]]:
+    """Each formula of the report's leaves with its source, in order of first use."""
+    leaves = (node for result in report.results.values() for _, node in result.walk() if node.unit == "s")
+    named = {leaf.formula.split(" x ")[0]: leaf.source for leaf in leaves if leaf.source and not leaf.children}
+    return list(named.items())
 
 
 def suite_lines(suites: Iterable[Suite], *, rows: bool) -> list[str]:

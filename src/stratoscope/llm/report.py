@@ -13,6 +13,26 @@ from pydantic import Field
 from stratoscope.llm.base import Num, Value
 from stratoscope.llm.efficiency import Cost
 
+# Where the form of each formula comes from; its constants are those of the efficiency level.
+ALPHA_BETA = "Thakur et al., Int. J. High Perform. Comput. Appl. 19, 2005; factors of nccl-tests, doc/PERFORMANCE.md"
+FORMULA_SOURCES = {
+    "gemm roofline": "Williams et al., Commun. ACM 52, 2009; smooth corner and floor fitted to kernel tables",
+    "grouped gemm": "the same with half a tile more rows for each touched expert, fitted to kernel tables",
+    "decode attention": "cache bytes over bandwidth with a size-dependent loss, fitted to kernel tables",
+    "fused attention": "arXiv 2205.14135 (traffic), 2307.08691 (FLOPs); efficiency over length fitted to kernel tables",
+    "stream": "bytes read and written over a share of the bandwidth",
+    "measured shape": "the calibration's own table",
+    "point to point": ALPHA_BETA,
+    "radix sort of logits": "arXiv 2206.01784 (rate of a device-wide sort)",
+    "between steps": "the engine's own time: see its source",
+    "framework per layer": "calibrated on this machine",
+}
+
+
+def formula_source(formula: str) -> str:
+    """Where the form of a formula comes from."""
+    return FORMULA_SOURCES.get(formula, ALPHA_BETA if formula.endswith("alpha-beta") else "")
+
 
 class Node(Value):
     """One number and the numbers that it is made of."""
@@ -139,6 +159,7 @@ def _leaf(term: Term, unit: str) -> Node:
         high=float(np.max(cost.high)) * count,
         bound=bound,
         formula=cost.formula + many,
+        source=formula_source(cost.formula),
         level=cost.level,
     )
 
