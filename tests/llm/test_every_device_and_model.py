@@ -51,12 +51,12 @@ def test_numbers_are_finite_ordered_and_within_the_roofs(device_name: str, level
     hardware = find_hardware(device_name)
     device = efficiency(hardware, level)
     for name in MODELS:
-        for report in (served(device, name), trained(device, name)):
+        answer, step = served(device, name), trained(device, name)
+        for report in (answer, step):
             for key, node in report.results.items():
                 values = (0.0, node.low, node.value, node.high)
                 assert np.isfinite(values).all(), (name, key)
                 assert all(a <= b * (1 + 1e-9) for a, b in pairwise(values)), (name, key, values)
-        step, answer = trained(device, name), served(device, name)
         assert step.value("mfu") <= step.value("hfu") * (1 + 1e-9)
         assert step.value("mfu") <= 1.0
         # dense weights are read at least once a token, experts at least those of one token
@@ -74,10 +74,11 @@ def test_faster_parts_never_make_a_device_slower(device_name: str) -> None:
     wider = replace(base, hardware=hardware.model_copy(update={"memory_bandwidth_bytes_per_s": memory}))
     peaks = {key: Figure(value=2 * figure.value, source="test") for key, figure in hardware.peak_flops_per_s.items()}
     stronger = replace(base, hardware=hardware.model_copy(update={"peak_flops_per_s": peaks}))
-    for name in ("llama-3.1-8b", "mixtral-8x7b", "deepseek-v3", "gpt-2"):
+    for name in ("llama-3.1-8b", "mixtral-8x7b"):
+        latency, step = served(base, name).value("latency_s"), trained(base, name).value("step_s")
         for better in (wider, stronger):
-            assert served(better, name).value("latency_s") <= served(base, name).value("latency_s")
-            assert trained(better, name).value("step_s") <= trained(base, name).value("step_s")
+            assert served(better, name).value("latency_s") <= latency
+            assert trained(better, name).value("step_s") <= step
 
 
 @pytest.mark.parametrize("name", MODELS)
