@@ -16,6 +16,7 @@ from stratoscope.cli.diagnose import diagnose
 from stratoscope.cli.llm import llm_app
 from stratoscope.cli.machine import machine_app
 from stratoscope.cli.models import models_app
+from stratoscope.cli.predict import predict
 from stratoscope.cli.profile import profile
 from stratoscope.cli.results import results_app
 from stratoscope.cli.run import run
@@ -56,6 +57,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(results_app, name="results")
 app.command()(compare)
 app.add_typer(compose_app, name="compose")
+app.command()(predict)
 app.command()(analyze)
 app.add_typer(spec_app, name="spec")
 app.add_typer(trace_app, name="trace")

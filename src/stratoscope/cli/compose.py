@@ -14,9 +14,9 @@ from stratoscope.cli.progress import progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stratoscope.explain.compose.assembly import ModelEstimate
     from stratoscope.measure.sequence import SequenceSummary
     from stratoscope.measure.suite import Suite
+    from stratoscope.spec.base import Document
     from stratoscope.spec.model import LoadableModel
     from stratoscope.spec.performance import CacheState, Environment, PartMeasurement
     from stratoscope.store.performance import PerformanceDatabase
@@ -82,10 +82,10 @@ def build(
     from stratoscope.report.files import check_writable
 
     check_writable(output)
-    suite = _suite(models, graph, by, granularity, least_us, batch_size, anonymous)
+    suite = suite_of(models, graph, by, granularity, least_us, batch_size, anonymous)
     write_suite(suite, output)
-    render_suite(suite, Console(stderr=_to_stdout(json_file)))
-    typer.echo(f"suite  {output}", err=_to_stdout(json_file))
+    render_suite(suite, Console(stderr=to_stdout(json_file)))
+    typer.echo(f"suite  {output}", err=to_stdout(json_file))
     _write(json_file, suite.index.model_dump_json(by_alias=True, indent=1))
 
 
@@ -108,7 +108,7 @@ def run(
 
     suite = read_suite(suite_file)
     with PerformanceDatabase(db) as database:
-        done, known, interrupted = _measure(suite, database, threads, bracket, budget, retry, wait)
+        done, known, interrupted = measure_missing(suite, database, threads, bracket, budget, retry, wait)
     render_run(done, known, Console())
     if interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -137,17 +137,17 @@ def estimate_command(
     from stratoscope.report.compose_terminal import line, render_estimates
     from stratoscope.store.performance import PerformanceDatabase
 
-    suite = _suite(models, graph, by, granularity, least_us, batch_size, False)
+    suite = suite_of(models, graph, by, granularity, least_us, batch_size, False)
     with PerformanceDatabase(db) as database:
         if measure:
-            _measure(suite, database, threads, bracket, budget, False, wait)
-        rows = estimates(suite, times_of(suite, database, _environment(), threads), threads)
-    console = Console(stderr=_to_stdout(json_file))
+            measure_missing(suite, database, threads, bracket, budget, False, wait)
+        rows = estimates(suite, times_of(suite, database, environment_here(), threads), threads)
+    console = Console(stderr=to_stdout(json_file))
     render_estimates(rows, console)
     if any(one.estimate.coverage < 1 for one in rows) and not measure:
         line(console, "")
         line(console, "--measure measures what is missing")
-    _write_rows(json_file, rows)
+    write_json(json_file, "stratoscope/estimate/1", rows)
 
 
 @compose_app.command("report")
@@ -169,10 +169,10 @@ def report(
 
     suite = read_suite(suite_file)
     with PerformanceDatabase(db) as database:
-        times = times_of(suite, database, _environment(), threads)
+        times = times_of(suite, database, environment_here(), threads)
     rows = estimates(suite, times, threads)
     saved = saving(suite, rows, times)
-    console = Console(stderr=_to_stdout(json_file))
+    console = Console(stderr=to_stdout(json_file))
     render_estimates(rows, console)
     render_saving(saved, console)
     told = {"models": [row.model_dump(mode="json") for row in rows], "saving": saved.model_dump(mode="json")}
@@ -205,10 +205,10 @@ def synthesize_command(
             weights[name] = float(weight or 1)
         except ValueError:
             raise SpecError(f"--match {text!r} is not of the form NAME=WEIGHT") from None
-    suite = _suite(list(weights), graph, "tensor", 1, None, None, False)
+    suite = suite_of(list(weights), graph, "tensor", 1, None, None, False)
     by_name = {model.name: weight for model, weight in zip(suite.index.models, weights.values(), strict=True)}
     found = synthesize(suite, size, by_name)
-    render_synthesis(found, Console(stderr=_to_stdout(json_file)))
+    render_synthesis(found, Console(stderr=to_stdout(json_file)))
     _write(json_file, json.dumps(dataclasses.asdict(found), indent=1))
 
 
@@ -256,7 +256,7 @@ def merge(
             typer.echo(f"{file}: {done.added} added, {done.present} here already, {done.differing} differ (ours stay)")
 
 
-def _suite(
+def suite_of(
     names: Sequence[str],
     graph: Literal["executed", "authored"],
     by: Literal["tensor", "layers", "overlap", "node"],
@@ -265,6 +265,7 @@ def _suite(
     batch_sizes: list[int] | None,
     anonymous: bool,
 ) -> Suite:
+    """The suite of the named models; see `measure.suite.build_suite`."""
     from stratoscope.errors import SpecError
     from stratoscope.measure.suite import build_suite
 
@@ -309,7 +310,7 @@ def _models(names: Sequence[str], batch_sizes: Sequence[int]) -> list[LoadableMo
     ]
 
 
-def _measure(
+def measure_missing(
     suite: Suite,
     database: PerformanceDatabase,
     threads: int,
@@ -324,7 +325,7 @@ def _measure(
     from stratoscope.measure.sequence import SequenceSummary, measure_groups
     from stratoscope.spec.performance import Protocol
 
-    environment = _environment()
+    environment = environment_here()
     states: tuple[CacheState, ...] = STATES if bracket else (POINT,)
     protocols = [Protocol(cache=state, threads=threads) for state in states]
     parts = [brick.part for brick in suite.index.bricks.values()]
@@ -357,7 +358,8 @@ def _measure(
     return done, known, False
 
 
-def _environment() -> Environment:
+def environment_here() -> Environment:
+    """This machine, as measurements are keyed by it."""
     import platform
 
     from stratoscope.host.capture import capture_hardware
@@ -366,15 +368,16 @@ def _environment() -> Environment:
     return Environment.of(capture_hardware(), platform.release())
 
 
-def _to_stdout(json_file: Path | None) -> bool:
+def to_stdout(json_file: Path | None) -> bool:
+    """Whether JSON goes to standard output, and everything else to standard error."""
     return json_file is not None and str(json_file) == "-"
 
 
-def _write_rows(json_file: Path | None, rows: Sequence[ModelEstimate]) -> None:
+def write_json(json_file: Path | None, schema: str, rows: Sequence[Document]) -> None:
+    """Writes rows as JSON with their schema; nothing where no file is asked for."""
     import json
 
-    told = {"schema": "stratoscope/estimate/1", "models": [row.model_dump(mode="json") for row in rows]}
-    _write(json_file, json.dumps(told, indent=1))
+    _write(json_file, json.dumps({"schema": schema, "models": [row.model_dump(mode="json") for row in rows]}, indent=1))
 
 
 def _write(json_file: Path | None, text: str) -> None:
@@ -382,7 +385,7 @@ def _write(json_file: Path | None, text: str) -> None:
         return
     from stratoscope.report.files import write_text
 
-    if _to_stdout(json_file):
+    if to_stdout(json_file):
         typer.echo(text)
     else:
         write_text(json_file, text + "\n")
