@@ -75,7 +75,15 @@ def advise(
 
     def then(outcome: Outcome, plan: Plan, report: Report) -> Outcome:
         return with_advice(
-            outcome, plan, report, budget_s=budget, predict_s=predict, lower_precision=lower_precision, save=save
+            outcome,
+            plan,
+            report,
+            budget_s=budget,
+            predict_s=predict,
+            database=db,
+            keep=store,
+            lower_precision=lower_precision,
+            save=save,
         )
 
     execute_and_show(plan, Outputs(json_file, html, db, store), then=then, brief=True)
@@ -88,16 +96,22 @@ def with_advice(
     *,
     budget_s: float,
     predict_s: float,
+    database: str | None,
+    keep: bool,
     lower_precision: bool = False,
     save: Path | None = None,
     quick: bool = False,
 ) -> Outcome:
-    """The outcome with the section of advice; where there can be none, with the reason under `unavailable`."""
+    """The outcome with the section of advice; where there can be none, with the reason under `unavailable`.
+
+    Args:
+        database: where roofs and measured parts are looked for, and kept if `keep`.
+    """
     from dataclasses import replace
 
     from stratoscope.errors import StratoscopeError
-    from stratoscope.improve.advise import Request, advise
-    from stratoscope.improve.timing import ExecutedTimer
+    from stratoscope.improve.advise import Request
+    from stratoscope.improve.known import advise_with_database
     from stratoscope.measure.execute import resolved_model
     from stratoscope.spec.record import Unavailable
 
@@ -107,30 +121,32 @@ def with_advice(
     record = outcome.record
     if record.status != "complete":
         return outcome
-    if record.profile is None:
-        missing = Unavailable(what="advice", why="there is no layer profile")
-        return replace(outcome, record=record.model_copy(update={"unavailable": (*record.unavailable, missing)}))
-    defaults = BackendOptions()
-    request = Request(
-        model=resolved_model(plan),
-        backend=plan.backend,
-        options=plan.options,
-        profile=record.profile,
-        operators=record.graph.by_type if record.graph is not None else {},
-        sweep=record.sweep,
-        chosen=frozenset(
-            name for name in BackendOptions.model_fields if getattr(plan.options, name) != getattr(defaults, name)
-        ),
-        budget_s=budget_s,
-        quick=quick,
-        lower_precision=lower_precision,
-        save=save,
-        seed=plan.scenario.seeds.inputs,
-        wait=plan.wait,
-    )
     try:
-        section = advise(request, ExecutedTimer(predict_s, on_progress=say) if predict_s > 0 else None, on_progress=say)
+        if record.profile is None:
+            raise StratoscopeError("there is no layer profile")
+        request = Request(
+            model=resolved_model(plan),
+            backend=plan.backend,
+            options=plan.options,
+            profile=record.profile,
+            operators=record.graph.by_type if record.graph is not None else {},
+            sweep=record.sweep,
+            chosen=_chosen(plan.options),
+            budget_s=budget_s,
+            quick=quick,
+            lower_precision=lower_precision,
+            save=save,
+            seed=plan.scenario.seeds.inputs,
+            wait=plan.wait,
+        )
+        section = advise_with_database(request, database, predict_s=predict_s, keep=keep, on_progress=say)
     except StratoscopeError as error:
         missing = Unavailable(what="advice", why=str(error))
         return replace(outcome, record=record.model_copy(update={"unavailable": (*record.unavailable, missing)}))
     return replace(outcome, record=record.model_copy(update={"advice": section}))
+
+
+def _chosen(options: BackendOptions) -> frozenset[str]:
+    """The options that differ from their defaults: the user's own choice."""
+    defaults = BackendOptions()
+    return frozenset(name for name in BackendOptions.model_fields if getattr(options, name) != getattr(defaults, name))

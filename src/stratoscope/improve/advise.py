@@ -14,9 +14,13 @@ from stratoscope.errors import BackendError, ModelError, StratoscopeError
 from stratoscope.explain.advice.changes import Change
 from stratoscope.explain.advice.facts import Facts
 from stratoscope.explain.advice.rules import Finding, findings
+from stratoscope.explain.bounds.calls import Calls
+from stratoscope.explain.bounds.model import ModelBounds, model_bounds
+from stratoscope.explain.bounds.roofline import Machine
 from stratoscope.host.capture import capture_hardware
 from stratoscope.host.lock import measurement_lock
 from stratoscope.improve.catalogue import GRAPH_REWRITES, GraphRewrite, load_for_rewrite, rewrite_graph, save_onnx
+from stratoscope.improve.placing import placed_layers
 from stratoscope.improve.predict import BASIS, PartTimer, predict_speedup
 from stratoscope.improve.trials import Attempt, Trials, run_trials
 from stratoscope.improve.variants import Variant, changed
@@ -38,6 +42,8 @@ class Request:
 
     Attributes:
         profile: the layers of the original, measured with the same options.
+        machine: makes the roofs that bounds rest on, or says (by raising) why there are none; None: no bounds.
+        calls: measured library calls by the digest of a layer's signature.
         chosen: names of options that the user set himself, which advice leaves.
         budget_s: seconds for racing changes against the original.
         quick: try only what is quick and likely (session options, rewrites of this graph).
@@ -51,6 +57,8 @@ class Request:
     profile: ProfileSection
     operators: Mapping[str, int] = field(default_factory=dict)
     sweep: SweepSection | None = None
+    machine: Callable[[], Machine] | None = None
+    calls: Mapping[str, Calls] = field(default_factory=dict)
     chosen: frozenset[str] = frozenset()
     budget_s: float = 20.0
     quick: bool = False
@@ -77,6 +85,10 @@ def advise(request: Request, timer: PartTimer | None, *, on_progress: Report | N
         return _Advisor(request, timer, Path(folder), report).run()
 
 
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def _silent(text: str) -> None:
     """Progress that nobody watches."""
 
@@ -88,11 +100,13 @@ class _Advisor:
         self.request, self.timer, self.folder, self.report = request, timer, folder, report
         self.original = Variant(request.model, request.backend, request.options)
         self.notes: list[str] = []
+        self.roofs = ""
         self.graph: ModelProto | None = None
 
     def run(self) -> AdviceSection:
         self.report("advice: looking for rewrites that fit")
-        facts = self._facts()
+        bounds = self._bounds()
+        facts = self._facts(bounds)
         found = findings(facts, quick=self.request.quick)
         todo = [one for one in found if one.change != Change()]
         predicted = {one.key: self._predict(one) for one in todo}
@@ -114,6 +128,11 @@ class _Advisor:
             options=self.request.options.model_dump(mode="json"),
             threads=facts.threads,
             measured=self.request.profile.model_time,
+            roofs=self.roofs,
+            bounds=bounds.bounds if bounds is not None else (),
+            layers=bounds.layers if bounds is not None else (),
+            edges=bounds.edges if bounds is not None else (),
+            gap=bounds.gap if bounds is not None else (),
             advice=tuple(sorted(advice, key=_rank)),
             together=together,
             saved=saved,
@@ -122,7 +141,21 @@ class _Advisor:
             notes=tuple(self.notes),
         )
 
-    def _facts(self) -> Facts:
+    def _bounds(self) -> ModelBounds | None:
+        request = self.request
+        if request.machine is None:
+            return None
+        try:
+            machine = request.machine()
+        except StratoscopeError as error:
+            self.notes.append(f"there are no bounds: {error}")
+            return None
+        self.roofs = machine.source
+        placed = placed_layers(self.original, request.profile)
+        workers = max(1, _cpus() // (request.options.threads or _cpus()))
+        return model_bounds(request.profile, placed, machine, request.calls, workers=workers, seed=request.seed)
+
+    def _facts(self, bounds: ModelBounds | None) -> Facts:
         request = self.request
         hardware = capture_hardware()
         return Facts(
@@ -130,11 +163,12 @@ class _Advisor:
             options=request.options,
             profile=request.profile,
             sweep=request.sweep,
-            cpus=len(os.sched_getaffinity(0)),
+            cpus=_cpus(),
             cpu=hardware.cpu.model or "",
             isa=frozenset(hardware.cpu.isa or ()),
             other_backends=() if request.quick else self._others(),
             fits=self._fits(),
+            parallel_gain=bounds.parallel_gain if bounds is not None else None,
             operators=request.operators,
             chosen=request.chosen,
         )

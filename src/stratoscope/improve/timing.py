@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -12,6 +13,11 @@ from stratoscope.spec.performance import Environment, PartMeasurement, Protocol
 from stratoscope.stats.quantity import Quantity
 
 OnResult = Callable[[PartMeasurement], None]
+
+
+def executed_protocol(threads: int) -> Protocol:
+    """How executed layers are measured: with L2 flushed, as if other layers had run."""
+    return Protocol(threads=threads)
 
 
 class ExecutedTimer:
@@ -44,7 +50,7 @@ class ExecutedTimer:
             run_parts(
                 [part for part in parts if part.part.digest in wanted],
                 default_candidates("executed"),
-                [Protocol(threads=variant.options.threads or 1)],
+                [executed_protocol(variant.options.threads or len(os.sched_getaffinity(0)))],
                 environment=Environment.of(capture_hardware()),
                 budget_s=self._left_s,
                 on_result=self._take,

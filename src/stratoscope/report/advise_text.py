@@ -17,6 +17,10 @@ from stratoscope.stats.quantity import Quantity
 _STYLES = {"faster": "green", "no gain": "dim", "wrong": "bold red", "failed": "yellow"}
 #: Pieces of advice that did not help are named in one line each, at most so many.
 _MOST_WITHOUT_GAIN = 12
+_LAYERS = 8
+_LAYER_WIDTH = 30
+_LONGEST_BAR = 24
+UNKNOWN = "unknown"
 
 
 def render_advice(section: AdviceSection, console: Console) -> None:
@@ -28,6 +32,11 @@ def render_advice(section: AdviceSection, console: Console) -> None:
 
 def _blocks(section: AdviceSection) -> Iterator[RenderableType]:
     yield _title(section)
+    if section.bounds:
+        yield _bounds(section)
+        if section.gap:
+            yield _gap(section)
+        yield _headroom(section)
     worth = [one for one in section.advice if one.trial is None or one.trial.status == "faster"]
     if worth:
         yield Group(*(_advice(place, one) for place, one in enumerate(worth, start=1)))
@@ -50,6 +59,48 @@ def _title(section: AdviceSection) -> Text:
     threads = fmt.count(section.threads, "thread")
     line.append(f"  {section.backend}, {threads}, inference {fmt.text(section.measured)}", style="not bold dim")
     return line
+
+
+def _bounds(section: AdviceSection) -> Table:
+    table = plain_table("How fast it could be", f"roofs: {section.roofs}")
+    for name in ("bound", "time", "of measured", "coverage"):
+        table.add_column(name, justify="left" if name == "bound" else "right")
+    for bound in section.bounds:
+        ratio = UNKNOWN if bound.ratio.value is None else fmt.bare(bound.ratio.value, "1")
+        table.add_row(bound.title, fmt.text(bound.time), ratio, fmt.share(bound.coverage))
+    return table
+
+
+def _gap(section: AdviceSection) -> Table:
+    """The waterfall from the measured time to the sequential library bound."""
+    table = plain_table("From the measured time to the best library calls, one after the other")
+    table.add_column("what goes")
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    whole = section.measured.value or 0.0
+    for item in section.gap:
+        seconds = item.seconds.value or 0.0
+        bar = "█" * round(_LONGEST_BAR * max(0.0, seconds) / whole) if whole else ""
+        table.add_row(clean(item.title), fmt.bare(seconds, "s"), Text(bar, style="cyan"))
+    return table
+
+
+def _headroom(section: AdviceSection) -> Table:
+    rows = sorted(section.layers, key=lambda one: (one.bound.value or 0.0) - (one.measured.value or 0.0))[:_LAYERS]
+    table = plain_table(f"Layers with the most head-room, {len(rows)} of {fmt.count(len(section.layers))}")
+    for name in ("layer", "now", "best call", "roofline", "by"):
+        table.add_column(name, justify="left" if name in ("layer", "by") else "right", no_wrap=name != "layer")
+    for row in rows:
+        best = fmt.UNJUSTIFIED if row.best.value is None else fmt.bare(row.best.value, "s")
+        roof = fmt.UNJUSTIFIED if row.roofline.value is None else fmt.bare(row.roofline.value, "s")
+        now = fmt.UNJUSTIFIED if row.measured.value is None else fmt.bare(row.measured.value, "s")
+        label = f"{clean(row.op)} {clean(row.authored[0] if row.authored else row.name)}"
+        table.add_row(_cut(label, _LAYER_WIDTH), now, best, roof, clean(row.best_candidate or row.limited_by or ""))
+    return table
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _advice(place: int, advice: Advice) -> RenderableType:
