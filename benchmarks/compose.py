@@ -1,6 +1,6 @@
 """Holds composed latencies against models run end to end, in turns in one process; and what composing costs and saves.
 
-    python benchmarks/compose.py accuracy [MODEL ...] [--batch-size N] [--no-bracket] [--json FILE]
+    python benchmarks/compose.py accuracy [MODEL ...] [--batch-size N] [--no-bracket | --whole-only] [--json FILE]
     python benchmarks/compose.py granularity [MODEL ...] [--json FILE]
     python benchmarks/compose.py wall [MODEL ...] [--batch-size N] [--json FILE]
     python benchmarks/compose.py build [--json FILE]
@@ -118,6 +118,42 @@ def accuracy(names: Sequence[str], batch: int | None, bracket: bool, file: Path 
             held = _read(file)
             kept = [one for one in held["rows"] if (one["model"], one["batch"]) != (row["model"], row["batch"])]
             _write(file, {**held, "rows": [*kept, row]})
+
+
+def whole_only(names: Sequence[str], batch: int | None, file: Path | None) -> None:
+    """Measures models end to end at a batch size whose composed latency is extrapolated from smaller ones."""
+    machine = environment()
+    for name in names:
+        model = resolve(name, batch_size=batch)
+        row: dict[str, Any] = {"model": name, "batch": batch}
+        try:
+            found = measure_whole(Path(str(model.path)), make_inputs(model, 1, 0)[0], Protocol(cache=POINT), machine)
+            row |= {"end_to_end_s": found.require(), "end_to_end_interval_s": [found.ci_low, found.ci_high]}
+        except StratoscopeError as error:
+            row["failed"] = str(error)
+        print(row, flush=True)
+        if file is not None:
+            held = _read(file)
+            kept = [one for one in held.get("whole", []) if (one["model"], one["batch"]) != (name, batch)]
+            _write(file, {**held, "whole": [*kept, row]})
+
+
+def extrapolated(held: dict[str, Any]) -> list[dict[str, Any]]:
+    """Composed latencies at other batch sizes, on the line through those at the two that were composed."""
+    rows = []
+    for row in held.get("whole", []):
+        known = {
+            one["batch"]: one["estimate_s"]
+            for one in held["rows"]
+            if one["model"] == row["model"] and "failed" not in one
+        }
+        if "failed" in row or len(known) < 2:
+            continue
+        small, large = sorted(known)[:2]
+        slope = (known[large] - known[small]) / (large - small)
+        estimate_s = known[small] + slope * (row["batch"] - small)
+        rows.append({**row, "estimate_s": estimate_s, "error": estimate_s / row["end_to_end_s"] - 1})
+    return rows
 
 
 def granularity(names: Sequence[str], file: Path | None) -> None:
@@ -242,17 +278,25 @@ def show(file: Path) -> None:
     rows = [row for row in held["rows"] if "failed" not in row]
     for row in held["rows"]:
         _print(row)
-    ones = [row for row in rows if row["batch"] == 1]
+    ones = [row for row in rows if row["batch"] in (1, None)]
     within = [sum(abs(row["error"]) <= limit for row in ones) for limit in (0.05, 0.08)]
     print(f"\nbatch 1: {within[0]} of {len(ones)} models within 5 %, {within[1]} within 8 %")
     brackets = [holds(row) for row in rows if holds(row) is not None]
     print(f"the bracket holds the measured latency in {sum(map(bool, brackets))} of {len(brackets)}")
-    for batches in ([1], sorted({row["batch"] for row in rows})):
-        chosen = [row for row in rows if row["batch"] in batches]
+    further = extrapolated(held)
+    for row in further:
+        print(f"{row['model']:20} x{row['batch']} measured {row['end_to_end_s'] * 1e3:8.2f} ms", end="  ")
+        print(f"extrapolated {row['estimate_s'] * 1e3:8.2f} ms  {row['error']:+6.1%}")
+    for batches in ([1], sorted({row["batch"] or 1 for row in rows})):
+        chosen = [row for row in rows if (row["batch"] or 1) in batches]
         times = {key: value for row in chosen for key, value in row["bricks"].items() if value is not None}
         whole, unique = sum(row["end_to_end_s"] for row in chosen), sum(times.values())
+        what = f"batch sizes {batches}"
+        if len(batches) > 1 and further:
+            whole += sum(row["end_to_end_s"] for row in further)
+            what += f" and, on the line through them, {sorted({row['batch'] for row in further})}"
         print(
-            f"batch sizes {batches}: models {whole:.2f} s, their {len(times)} unique bricks {unique:.2f} s: "
+            f"{what}: models {whole:.2f} s, their {len(times)} unique bricks {unique:.2f} s: "
             f"{whole / unique:.2f} times less, as the paper counts"
         )
     for told in held.get("wall", []):
@@ -278,10 +322,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="models, or the file to show")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--no-bracket", action="store_true")
+    parser.add_argument("--whole-only", action="store_true", help="end to end only, for extrapolation")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     names = options.names or [entry.name for entry in list_zoo()]
-    if options.what == "accuracy":
+    if options.what == "accuracy" and options.whole_only:
+        whole_only(names, options.batch_size, options.json)
+    elif options.what == "accuracy":
         accuracy(names, options.batch_size, not options.no_bracket, options.json)
     elif options.what == "granularity":
         granularity(names, options.json)

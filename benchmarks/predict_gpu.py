@@ -12,7 +12,8 @@ never by its time. Printed beside each other, all on the judged half:
   unexplained of the time measured here (+measured); or with a gradient-boosted correction of what it leaves
   unexplained, fitted on the source GPU alone (+learned)
 
-Without --refit the shipped constants are judged as they stand.
+Without --refit the shipped constants are judged as they stand. `--blind FILE` (a GEMM table of any GPU that the table
+of explain/predict/gpus.py knows) judges them on all bfloat16 rows of a GPU that no constant was fitted on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 import polars as pl
 
 from stratoscope.explain.predict import gpu_kernels as kernels
-from stratoscope.explain.predict.gpus import GPUS, Gpu
+from stratoscope.explain.predict.gpus import GPUS, Gpu, find_gpu
 
 DEVICES = {"a100": GPUS["a100-sxm4-80gb"], "h200": GPUS["h200-sxm5"]}
 KEPT = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -223,13 +224,31 @@ def learned(family: Family, here: str, there: str, constants: Any) -> np.ndarray
     return np.exp(regressor.predict(features(there, ~rows)))
 
 
+def blind(file: Path) -> None:
+    """Errors of the shipped constants on a GPU that they were not fitted on, beside the roofline alone."""
+    table = pl.read_parquet(file).filter(pl.col("gemm_dtype") == "bfloat16")
+    gpu = find_gpu(str(table["device"][0]))
+    table = table.group_by(["m", "n", "k"]).agg(pl.col("latency").median() / 1e3).sort("m", "n", "k")
+    m, n, k = table.select("m", "n", "k").to_numpy().astype(np.float64).T
+    measured = table["latency"].to_numpy()
+    roof = kernels.roofline_seconds(gpu, 2 * m * n * k, 2 * (m * k + k * n + m * n))
+    modelled = kernels.gemm_seconds(gpu, m, n, k)
+    print(f"{gpu.name}: {len(table)} shapes, physics {median_error(modelled, measured):.1%}", end=", ")
+    print(f"roofline {median_error(roof, measured):.1%} (median errors, nothing measured on it was used)")
+
+
 def main() -> None:
     """Prints the tables and writes them with --json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--blind", type=Path, action="append", default=[], help="GEMM table of another GPU")
     parser.add_argument("--refit", action="store_true", help="fit anew instead of judging the shipped constants")
     options = parser.parse_args()
+    for file in options.blind:
+        blind(file)
+    if options.blind:
+        return
     families = [gemm_family(options.folder), *(attention_family(options.folder, one) for one in ("prefill", "decode"))]
     rows, constants = [], {}
     for family in families:
