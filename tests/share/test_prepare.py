@@ -238,6 +238,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(
     prepare(model)
 
 
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+    chain: Chain, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("usage", (), {"free": 3 * 256 * 256 * 4})  # the weights once; preparing needs them twice
+    monkeypatch.setattr("stratoscope.share.prepare.shutil.disk_usage", lambda _root: usage)
+    with pytest.raises(ShareError, match=r"MB are free.*free some space"):
+        prepare(chain())
+    assert library.entries() == []
+
+
 def test_a_model_whose_answers_changed_is_not_used() -> None:
     ones, nan = np.ones(4, np.float32), np.array([1, np.nan], np.float32)
     assert largest_error("m", [ones], [ones * np.float32(1 + 1e-6)]) < 1e-5

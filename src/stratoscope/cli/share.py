@@ -121,11 +121,15 @@ def status(store: StoreOption = None, json_file: JsonOption = None) -> None:
         return
     console.print(f"server {server['pid']}: {server['loads']} loads", highlight=False)
     for tier in server["tiers"]:
+        used, budget, leased, mapped = (
+            _mega(tier[f"{name}_bytes"]) for name in ("used", "budget", "leased", "evicted")
+        )
         console.print(
-            f"  {tier['name']}: {_mega(tier['used_bytes'])} of {_mega(tier['budget_bytes'])} used, "
-            f"{_mega(tier['leased_bytes'])} leased, {_mega(tier['evicted_bytes'])} evicted and still mapped; "
-            f"{tier['hits']} hits, {tier['misses']} misses, {tier['evictions']} evictions, "
-            f"{tier['load_s']:.2f} s of loads; policy {tier['policy']}",
+            f"{tier['name']} tier, {tier['policy']}: {used} of {budget} used, {leased} leased, "
+            f"{mapped} evicted and still mapped",
+            f"  {tier['hits']} hits, {tier['misses']} misses, {tier['evictions']} evictions; "
+            f"loads took {tier['load_s']:.2f} s",
+            sep="\n",
             highlight=False,
             markup=False,
         )

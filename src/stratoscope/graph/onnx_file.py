@@ -98,6 +98,14 @@ def model_digest(path: Path | str) -> str:
     return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def model_files(path: Path | str) -> list[Path]:
+    """The model's file, and the files of its external data by name; raises ModelError as `load_onnx` does."""
+    path = Path(path)
+    names = {_external(tensor).get("location") for tensor in tensors_of(load_onnx(path))}
+    others = (path.parent / name for name in sorted(name for name in names if name))
+    return [path, *(file for file in others if not _is_same_file(file, path))]
+
+
 def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor that the model stores: initializers and attributes, also of subgraphs and functions."""
     yield from _graph_tensors(model.graph)

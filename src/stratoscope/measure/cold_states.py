@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stratoscope.errors import MeasurementError
+from stratoscope.graph.onnx_file import model_files
 from stratoscope.measure.cold_start import REPEATS, ColdRun, cold_section, run_cold
 from stratoscope.share.artifact import Artifact, Kind
 from stratoscope.share.library import Library
@@ -89,7 +90,7 @@ def _in_state(state: str, model: LoadableModel, artifact: Artifact | None, libra
     if artifact is not None and state in _SHARED:
         files = [artifact.folder / stored.name for stored in artifact.manifest.files]
     else:
-        files = _files(model)
+        files = [] if model.path is None else model_files(model.path)
     for file in files:
         _read_through(file)
         if state.endswith("dropped"):
@@ -103,19 +104,6 @@ def _in_state(state: str, model: LoadableModel, artifact: Artifact | None, libra
         server.manager.open(artifact.key)
         yield
         server.manager.close(artifact.key)
-
-
-def _files(model: LoadableModel) -> list[Path]:
-    """The model's file and its external data."""
-    from stratoscope.graph.onnx_file import load_onnx, tensors_of
-
-    path = model.path
-    if path is None:
-        return []
-    names = {
-        entry.value for one in tensors_of(load_onnx(path)) for entry in one.external_data if entry.key == "location"
-    }
-    return [path, *(path.parent / name for name in sorted(names) if (path.parent / name) != path)]
 
 
 def _read_through(path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from stratoscope.errors import StratoscopeError
 
@@ -22,7 +23,8 @@ class BudgetError(ShareError):
     """A tier that has no room: the model is larger than its budget, or everything in it is in use."""
 
 
-_HINTS = {
+#: The way out of what the system reports.
+HINTS: Final = {
     errno.ENOSPC: "free some space, or set STRATOSCOPE_SHARE to a folder that has room",
     errno.EDQUOT: "free some of your quota, or set STRATOSCOPE_SHARE to another folder",
     errno.EROFS: "set STRATOSCOPE_SHARE to a folder that can be written",
@@ -40,4 +42,4 @@ def clear_errors(action: str, place: object) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ShareError(f"cannot {action} in {place}: {reason}", hint=_HINTS.get(error.errno or 0)) from error
+        raise ShareError(f"cannot {action} in {place}: {reason}", hint=HINTS.get(error.errno or 0)) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from stratoscope.share.artifact import (
     Tensor,
 )
 from stratoscope.share.client import ask_server
-from stratoscope.share.errors import ShareError
+from stratoscope.share.errors import HINTS, ShareError
 from stratoscope.share.library import Library, file_digest
 from stratoscope.share.memory import give_back_free_memory
 from stratoscope.share.probe import INPUTS, run_probe, session_options
@@ -40,6 +42,8 @@ TOLERANCE: Final = 1e-4
 #: Memory that a load may take for itself: graph, arena and thread stacks, plus this part of the weights.
 PRIVATE_BYTES: Final = 4 << 20
 PRIVATE_SHARE: Final = 0.02
+#: Times the size of the model that preparing needs on disk: the optimised graph, and the prepared one beside it.
+COPIES: Final = 2
 _DATA: Final = "optimised.data"
 
 
@@ -55,15 +59,9 @@ def model_sha256(model: LoadableModel, library: Library) -> str:
         raise ShareError(f"model {model.name!r} has no file", hint="export it to ONNX, or use share.load_torch")
 
     def compute(path: Path) -> tuple[str, list[Path]]:
-        from stratoscope.graph.onnx_file import load_onnx, model_digest, tensors_of
+        from stratoscope.graph.onnx_file import model_digest, model_files
 
-        names = {
-            entry.value
-            for tensor in tensors_of(load_onnx(path))
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-        return model_digest(path), [path.parent / name for name in sorted(names)]
+        return model_digest(path), model_files(path)
 
     return file_digest(model.path, library, compute)
 
@@ -144,6 +142,7 @@ class _Build:
 
     def run(self) -> ArtifactManifest:
         """Optimises, rewrites, writes; takes the runtime's packed blobs in where a load would pack; compares."""
+        _require_space(self.path, self.library)
         with self.library.scratch() as scratch:
             files, tensors, rewritten = self._direct(scratch)
             self.on_progress(f"checking {self.model.name}")
@@ -208,6 +207,20 @@ class _Build:
         for file in self.folder.iterdir():
             file.unlink()
         return write_graph(graph, self.folder, source=scratch / _DATA)
+
+
+def _require_space(path: Path, library: Library) -> None:
+    """Raises ShareError where the disk cannot hold what preparing writes: ONNX Runtime does not say that it is full."""
+    from stratoscope.graph.onnx_file import model_files
+
+    needed = COPIES * sum(file.stat().st_size for file in model_files(path))
+    free = shutil.disk_usage(library.root).free
+    if free < needed:
+        raise ShareError(
+            f"cannot prepare the model in {library.root}: it takes about {needed / 1e6:.0f} MB for a while, "
+            f"and {free / 1e6:.0f} MB are free",
+            hint=HINTS[errno.ENOSPC],
+        )
 
 
 def private_allowance(weights_bytes: int) -> int:

@@ -123,10 +123,7 @@ class Server:
         try:
             reply, descriptors = self._do(message, leased)
         except StratoscopeError as error:
-            kind = (
-                "budget" if isinstance(error, BudgetError) else "integrity" if isinstance(error, IntegrityError) else ""
-            )
-            reply, descriptors = {"error": error.message, "hint": error.hint, "kind": kind}, []
+            reply, descriptors = {"error": error.message, "hint": error.hint, "kind": _kind(error)}, []
         except OSError as error:
             reply, descriptors = {"error": f"the server cannot do it: {error.strerror}", "kind": ""}, []
         send(connection, reply, descriptors)
