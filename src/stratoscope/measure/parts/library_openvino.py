@@ -37,10 +37,10 @@ def prepare(job: Job) -> Prepared:
     if precision != wanted:
         raise Unsupported(f"it computes in {precision} where {wanted} was asked for")
     request = compiled.create_infer_request()
-    kept = {name: np.ascontiguousarray(value) for name, value in job.feeds.items()}
-    tensors = {name: openvino.Tensor(value, shared_memory=True) for name, value in kept.items()}
-    for name, tensor in tensors.items():
-        request.set_tensor(name, tensor)
+    kept = [np.ascontiguousarray(value) for value in job.feeds.values()]  # in the order of the graph's inputs
+    tensors = [openvino.Tensor(value, shared_memory=True) for value in kept]
+    for place, tensor in enumerate(tensors):
+        request.set_input_tensor(place, tensor)
     start, wait = request.start_async, request.wait
 
     def call(_held: object = (kept, tensors, compiled)) -> object:

@@ -76,12 +76,12 @@ def _read_on(place: tuple[np.ndarray[Any, Any], int]) -> None:
     buffer.sum()
 
 
-def time_slice(call: Callable[[], object], clean: Clean, most_calls: int, most_s: float, *, threads: int) -> Slice:
+def time_slice(call: Callable[[], object], clean: Clean, most_calls: int, most_s: float) -> Slice:
     """At least one call, at most `most_calls`, until `most_s` have gone; `clean` runs before each, untimed.
 
-    CPU time is that of this thread, with several threads that of the process.
+    CPU time is that of the process: OpenVINO computes in a thread of its own even when it has only one.
     """
-    cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
+    cpu_clock = time.process_time_ns
     clock = time.perf_counter_ns
     wall: list[int] = []
     cpu: list[int] = []

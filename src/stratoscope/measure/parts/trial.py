@@ -21,7 +21,7 @@ TARGET: Final = 0.02
 BUDGET_S: Final = 0.3
 #: Calls, however long they take.
 LEAST_CALLS: Final = 5
-#: A slice in which the thread had so much less CPU time than wall time shared its CPU: it is thrown away.
+#: A slice in which the process had so much less CPU time than wall time shared its CPU: it is thrown away.
 MOST_WALL_OVER_CPU: Final = 1.1
 #: Slices in a row that may be thrown away.
 MOST_REJECTED: Final = 8

@@ -102,7 +102,7 @@ class _Server:
     def _sample(self, question: Mapping[str, Any]) -> dict[str, Any]:
         clean = self._caches.cleaner(question["cache"])
         call = self._prepared[question["key"]].call
-        return time_slice(call, clean, question["calls"], question["seconds"], threads=self._threads)._asdict()
+        return time_slice(call, clean, question["calls"], question["seconds"])._asdict()
 
     def _sentinel(self, question: Mapping[str, Any]) -> list[int]:
         """Wall times of a fixed matrix product that fits into L1 and L2: it tells the clock and who else computes."""
@@ -112,7 +112,7 @@ class _Server:
             return np.matmul(matrix, matrix)
 
         clean = self._caches.cleaner("hot")
-        return time_slice(product, clean, question["calls"], question["seconds"], threads=1).wall_ns
+        return time_slice(product, clean, question["calls"], question["seconds"]).wall_ns
 
     def _close(self, question: Mapping[str, Any]) -> None:
         self._prepared.clear()
