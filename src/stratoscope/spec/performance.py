@@ -156,7 +156,7 @@ class PartNoise(Document):
 
     wall_over_cpu: float | None = Field(default=None, description="median over the calls: waits are above 1")
     cpu_p25_s: float | None = Field(default=None, description="p25 of the calls' CPU time, all threads that took part")
-    sentinel: float | None = Field(default=None, description="time of the fixed kernel over its best of the session")
+    sentinel: float | None = Field(default=None, description="time of the fixed kernel over that of a quiet machine")
     involuntary_switches: int | None = None
     steal_s: float | None = None
     load_average: float | None = None

@@ -202,7 +202,9 @@ class _Run:
         else:
             for trial in trials:
                 if trial.going:
-                    trial.give_up("refused", f"the machine was {slowdown:.2f} times slower than at its best meanwhile")
+                    trial.give_up(
+                        "refused", f"the machine was {slowdown:.2f} times slower meanwhile than when it is quiet"
+                    )
         self._close(trials)
         return slowdown
 

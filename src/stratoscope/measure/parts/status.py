@@ -163,7 +163,8 @@ def _coverage(protocol: Protocol, parts: dict[str, Part], model: ModelParts, tim
 
 
 def _reasons(found: Iterable[PartMeasurement]) -> tuple[tuple[str, str, int], ...]:
-    """(candidate, reason, parts) of what has no time, the most frequent first; a part counts once."""
+    """(candidate, reason, parts) of what has no time, failures before what is not supported; a part counts once."""
     seen = {(one.candidate.name, f"{one.status}: {one.reason}", one.part.digest) for one in found if one.status != "ok"}
     counts = Counter((name, reason) for name, reason, _ in seen)
-    return tuple((name, reason, count) for (name, reason), count in counts.most_common())
+    ordered = sorted(counts.items(), key=lambda item: (item[0][1].startswith("unsupported"), -item[1], item[0]))
+    return tuple((name, reason, count) for (name, reason), count in ordered)
