@@ -46,6 +46,13 @@ def run(
     sweep: Annotated[bool, typer.Option("--sweep", help="Also measure batch sizes and find the optimal one.")] = False,
     max_batch: MaxBatchOption = 256,
     cold: Annotated[bool, typer.Option("--cold", help="Also measure import, load and first inference.")] = False,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Trace the layers of every request: `analyze -a tail` then says what the slow ones were slow in.",
+        ),
+    ] = False,
     budget: BudgetOption = 20.0,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
@@ -77,5 +84,6 @@ def run(
         sweep_budget_s=budget,
         wait=wait,
         log_dir=log_dir,
+        trace_load=trace,
     )
     execute_and_show(plan, Outputs(json_file, html, db, save))

@@ -192,6 +192,9 @@ def _load(run: _Run) -> None:
     from stratoscope.measure.load import run_load
     from stratoscope.measure.outputs import outputs_digest
 
+    if run.plan.trace_load:
+        _traced_load(run)
+        return
     with _session(run) as session:
         result = run_load(
             session,
@@ -202,6 +205,30 @@ def _load(run: _Run) -> None:
         )
         feeds = make_inputs(run.model, 1, run.plan.scenario.seeds.inputs)[0]
         run.sections["outputs_sha256"] = outputs_digest(session.run(feeds))
+    run.sections["load"] = result.section
+    run.samples = result.samples
+    if result.interrupted:
+        run.interrupted = "Ctrl-C during the load"
+
+
+def _traced_load(run: _Run) -> None:
+    """A load that ends with a trace of its requests, for the attribution of the slow ones."""
+    from stratoscope.backends.base import TracingBackend
+    from stratoscope.errors import MeasurementError
+    from stratoscope.measure.leveled_load import run_traced_load
+
+    if not isinstance(run.backend, TracingBackend):
+        raise MeasurementError(
+            f"back end {run.backend.name} does not trace layers request by request", hint="leave --trace out"
+        )
+    result, run.spans = run_traced_load(
+        run.backend,
+        run.model,
+        run.plan.options,
+        run.plan.scenario,
+        on_progress=lambda text: run.report(text, None),
+        log_dir=run.plan.log_dir,
+    )
     run.sections["load"] = result.section
     run.samples = result.samples
     if result.interrupted:

@@ -60,6 +60,7 @@ class Plan:
         mode: what is profiled: inferences, training steps, or generation.
         wait: wait for another measurement on this machine to end, instead of failing.
         log_dir: where LoadGen's files are kept, or None.
+        trace_load: whether the layers of every request of the load are traced.
         command: how to reproduce the run; recorded.
     """
 
@@ -80,4 +81,5 @@ class Plan:
     mode: Mode = Mode.INFER
     wait: bool = True
     log_dir: Path | None = None
+    trace_load: bool = False
     command: str = ""
