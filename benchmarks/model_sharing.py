@@ -4,11 +4,11 @@
 
 Three models (24 MatMul layers, 384 MiB; 24 convolutions, 216 MiB; GPT-2 without its head, 475 MiB) on ONNX Runtime and
 PyTorch, one thread each. Memory: the sum of PSS over 4 and 8 processes that live at once, each after its first
-inference, against processes that run a model of the same structure with next to no weights (the baseline). Time: fresh
-processes, default and shared in turns, medians; load + first inference counts from the finished imports. The default
-path is a session on the .onnx file with its weights inside (beside it for GPT-2), and for PyTorch module(), torch.load,
-load_state_dict. "cold" rows have the weights' files dropped from the page cache. Then the server: 16 clients at once,
-`kill -9` of a client, eviction policies. Every acceptance line is printed with its figure.
+inference, against processes that run a model of the same structure with next to no weights (the baseline, less
+those). Time: fresh processes, default and shared in turns, medians; load + first inference counts from the finished
+imports. The default path is a session on the .onnx file with its weights inside (beside it for GPT-2), and for PyTorch
+module(), torch.load, load_state_dict. "cold" rows have the weights' files dropped from the page cache. Then the server:
+16 clients at once, `kill -9` of a client; and the eviction policies. Every acceptance line is printed with its figure.
 """
 
 from __future__ import annotations
@@ -24,107 +24,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from model_sharing_models import MODELS, make_onnx, module_factory, torch_input
+
 MIB = 1 << 20
-MODELS = ("mm", "conv", "gpt")
 FRAMEWORKS = ("onnxruntime", "pytorch")
-LAYERS, WIDTH, CHANNELS, SIDE, TOKENS = 24, 2048, 512, 7, 16
-
-
-# ---- the models --------------------------------------------------------------------------------------------------
-
-
-def make_onnx(name: str, path: Path, *, tiny: bool) -> None:
-    """Writes the model, or one of the same structure with next to no weights."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    if name == "gpt":
-        make_gpt(path, tiny=tiny)
-        return
-    stream, nodes, weights, source = np.random.default_rng(0), [], [], "x"
-    width = 32 if tiny else WIDTH
-    channels = 16 if tiny else CHANNELS
-    for layer in range(LAYERS):
-        shape = (width, width) if name == "mm" else (channels, channels, 3, 3)
-        fan_in = width if name == "mm" else channels * 9
-        values = stream.standard_normal(shape, dtype=np.float32) * np.float32((2 / fan_in) ** 0.5)
-        weights.append(numpy_helper.from_array(values, f"w{layer}"))
-        if name == "mm":
-            nodes.append(helper.make_node("MatMul", [source, f"w{layer}"], [f"h{layer}"]))
-        else:
-            nodes.append(helper.make_node("Conv", [source, f"w{layer}"], [f"h{layer}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"h{layer}"], [f"r{layer}"]))
-        source = f"r{layer}"
-    shape = ["N", width] if name == "mm" else ["N", channels, SIDE, SIDE]
-    graph = helper.make_graph(
-        nodes,
-        name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(source, TensorProto.FLOAT, shape)],
-        weights,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-
-
-def make_gpt(path: Path, *, tiny: bool) -> None:
-    import contextlib
-    import io
-
-    import torch
-
-    class States(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = module_factory("gpt", tiny=tiny)()
-
-        def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            return self.body(input_ids=ids, use_cache=False).last_hidden_state
-
-    shapes = {"ids": {0: torch.export.Dim("N")}}
-    ids = torch.zeros(2, TOKENS, dtype=torch.int64)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        torch.onnx.export(
-            States().eval(), (ids,), path, input_names=["ids"], dynamo=True, dynamic_shapes=shapes, external_data=True
-        )
-
-
-def module_factory(name: str, *, tiny: bool) -> Callable[[], Any]:
-    """Builds the PyTorch module, seeded."""
-    import torch
-
-    if name == "gpt":
-        from transformers import GPT2Config, GPT2Model
-
-    def build() -> Any:
-        torch.manual_seed(0)
-        if name == "mm":
-            width = 32 if tiny else WIDTH
-            layers = [torch.nn.Linear(width, width, bias=False) for _ in range(LAYERS)]
-        elif name == "conv":
-            channels = 16 if tiny else CHANNELS
-            layers = [torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(LAYERS)]
-        else:
-            small = {"n_embd": 48, "vocab_size": 128, "n_head": 12} if tiny else {}
-            return GPT2Model(GPT2Config(use_cache=False, attn_implementation="eager", **small)).eval()
-        return torch.nn.Sequential(*(part for layer in layers for part in (layer, torch.nn.ReLU()))).eval()
-
-    return build
-
-
-def torch_input(name: str, *, tiny: bool) -> Any:
-    import torch
-
-    if name == "mm":
-        return torch.ones(1, 32 if tiny else WIDTH)
-    if name == "conv":
-        return torch.ones(1, 16 if tiny else CHANNELS, SIDE, SIDE)
-    return torch.ones(1, TOKENS, dtype=torch.int64)
+STEADY_S = 0.5
+COUNTS = (8, 4)
 
 
 # ---- one process -------------------------------------------------------------------------------------------------
@@ -133,8 +44,8 @@ def torch_input(name: str, *, tiny: bool) -> Any:
 def child(request: dict[str, Any]) -> None:
     """Loads, runs, reports; then lives until standard input ends, so that all can be counted at once."""
     run, load_s, first_s, tier = (child_onnx if request["framework"] == "onnxruntime" else child_torch)(request)
-    steady = []
-    for _ in range(request["steady"]):
+    steady: list[float] = []
+    while sum(steady) < request["steady_s"] or (request["steady_s"] and len(steady) < 5):
         start = time.perf_counter()
         run()
         steady.append(time.perf_counter() - start)
@@ -171,9 +82,9 @@ def child_torch(request: dict[str, Any]) -> tuple[Callable[[], Any], float, floa
     from stratoscope.share.torch_model import load_torch
 
     torch.set_num_threads(1)
-    factory = module_factory(request["model"], tiny=request["tiny"])
+    factory = module_factory(request["model"], "tied" if request["tiny"] else "full")
     weights, name = Path(request["path"]), request["model"]
-    x = torch_input(request["model"], tiny=request["tiny"])
+    x = torch_input(request["model"])
     with torch.inference_mode():
         torch.nn.Linear(2, 2)(torch.ones(1, 2))  # the framework's own first call
     start = time.perf_counter()
@@ -182,7 +93,8 @@ def child_torch(request: dict[str, Any]) -> tuple[Callable[[], Any], float, floa
         module, tier = shared.module, shared.arrays.tier
     else:
         module, tier = factory(), "private"
-        module.load_state_dict(torch.load(weights, weights_only=True))
+        if not request["tiny"]:
+            module.load_state_dict(torch.load(weights, weights_only=True))
     loaded = time.perf_counter()
 
     def run() -> None:
@@ -194,8 +106,11 @@ def child_torch(request: dict[str, Any]) -> tuple[Callable[[], Any], float, floa
 
 
 def spawn(request: dict[str, Any]) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = os.environ["STRATOSCOPE_SHARE"] + "-bytecode"  # as of an installed package
     return subprocess.Popen(
         [sys.executable, __file__, "--child", json.dumps(request)],
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -218,17 +133,22 @@ def end(process: subprocess.Popen[str]) -> None:
 # ---- measurements ------------------------------------------------------------------------------------------------
 
 
-def sum_of_pss(request: dict[str, Any], count: int) -> float:
-    """MiB over `count` processes, all of which have answered once and still live."""
+def sums_of_pss(request: dict[str, Any], counts: Sequence[int]) -> dict[int, float]:
+    """MiB over processes that live at once and have answered: the most first, then fewer of the same."""
     from stratoscope.share.memory import footprint
 
-    processes = [spawn(request) for _ in range(count)]
+    processes = [spawn(request) for _ in range(max(counts))]
     for process in processes:
         answer_of(process)
-    total = sum(footprint(process.pid).pss_bytes for process in processes)
+    found = {}
+    for count in sorted(counts, reverse=True):
+        for process in processes[count:]:
+            end(process)
+        del processes[count:]
+        found[count] = sum(footprint(process.pid).pss_bytes for process in processes) / MIB
     for process in processes:
         end(process)
-    return total / MIB
+    return found
 
 
 def drop(paths: list[Path]) -> None:
@@ -247,7 +167,7 @@ def timed(request: dict[str, Any], rounds: int, dropped: list[Path] | None = Non
         for shared in random.sample([False, True], 2):
             if dropped is not None:
                 drop(dropped)
-            process = spawn(request | {"shared": shared, "steady": 0 if dropped is not None else 25})
+            process = spawn(request | {"shared": shared, "steady_s": 0.0 if dropped is not None else STEADY_S})
             answer = answer_of(process)
             end(process)
             way = "shared" if shared else "default"
@@ -262,7 +182,7 @@ def prepare_all(name: str, framework: str, folder: Path) -> tuple[dict[str, Any]
     requests = {}
     for tiny in (False, True):
         stem = f"{name}-{'tiny' if tiny else 'full'}"
-        common = {"framework": framework, "model": name, "tiny": tiny, "steady": 0, "shared": False}
+        common = {"framework": framework, "model": name, "tiny": tiny, "steady_s": 0.0, "shared": False}
         if framework == "onnxruntime":
             from stratoscope.models.resolve import resolve
 
@@ -275,7 +195,7 @@ def prepare_all(name: str, framework: str, folder: Path) -> tuple[dict[str, Any]
             import torch
 
             path = folder / f"{stem}.pt"
-            torch.save(module_factory(name, tiny=tiny)().state_dict(), path)
+            torch.save(module_factory(name, "tied" if tiny else "full")().state_dict(), path)
             requests[tiny] = common | {"path": str(path)}
     process = spawn(requests[False] | {"shared": True})  # prepares
     answer_of(process)
@@ -294,21 +214,23 @@ def prepare_all(name: str, framework: str, folder: Path) -> tuple[dict[str, Any]
 
 
 def measure(name: str, framework: str, folder: Path, rounds: int, counts: tuple[int, ...]) -> dict[str, Any]:
-    """All figures of one model on one framework."""
+    """All figures of one model on one framework; the default path's memory with the fewest processes only."""
     request, tiny, weights, files = prepare_all(name, framework, folder)
-    result: dict[str, Any] = {"weights_mib": weights, "memory": {}}
-    for count in counts:
-        base = sum_of_pss(tiny, count)
-        default = sum_of_pss(request, count) if count == counts[0] else None
-        shared = sum_of_pss(request | {"shared": True}, count)
-        result["memory"][count] = {
-            "baseline_mib": base,
-            "default_mib": default,
-            "shared_mib": shared,
-            "shared_over_weights": (shared - base) / weights,
-            "default_over_weights": None if default is None else (default - base) / weights,
+    base, shared = sums_of_pss(tiny, counts), sums_of_pss(request | {"shared": True}, counts)
+    own = Path(tiny["path"]).stat().st_size / MIB
+    base = {count: total - count * own for count, total in base.items()}
+    default = sums_of_pss(request, (min(counts),))
+    memory = {}
+    for count in sorted(counts):
+        memory[str(count)] = {
+            "baseline_mib": base[count],
+            "default_mib": default.get(count),
+            "shared_mib": shared[count],
+            "shared_over_weights": (shared[count] - base[count]) / weights,
+            "default_over_weights": (default[count] - base[count]) / weights if count in default else None,
         }
-    warm, cold = timed(request, rounds), timed(request, max(2, rounds // 2), files)
+    result: dict[str, Any] = {"weights_mib": weights, "memory": memory}
+    warm, cold = timed(request, rounds), timed(request, 2, files)
     middle = {f"warm {key}": statistics.median(values) for key, values in warm.items()}
     middle |= {f"cold {key}": statistics.median(values) for key, values in cold.items() if values}
     result["seconds"] = middle
@@ -330,7 +252,7 @@ def measure_server(folder: Path) -> dict[str, Any]:
     library, model = Library.open(), resolve(folder / "mm-full.onnx", batch_size=1)
     key = prepare(model, library=library).key
     manifest = model.manifest.model_dump(mode="json", by_alias=True)
-    request = {"framework": "onnxruntime", "model": "mm", "tiny": False, "steady": 0, "shared": True}
+    request = {"framework": "onnxruntime", "model": "mm", "tiny": False, "steady_s": 0.0, "shared": True}
     request |= {"path": str(folder / "mm-full.onnx"), "manifest": manifest}
     with Server(library, ManagerSettings(4 << 30, 4 << 30)) as server:
         server.start()
@@ -348,7 +270,7 @@ def measure_server(folder: Path) -> dict[str, Any]:
         loads = server.manager.loads
         for lease in leases:
             lease.close()
-        pss = sum_of_pss(request, 4)
+        pss = sums_of_pss(request, (4,))[4]
         process = spawn(request)
         tier = answer_of(process)["tier"]
         while sum(one["leases"] for one in server.manager.status()["models"]) != 1:
@@ -369,13 +291,13 @@ def measure_policies(quick: bool) -> dict[str, Any]:
     from stratoscope.share.wheel import GdWheel
     from stratoscope.share.workload import Workload, draw_requests, trims_catalogue
 
-    seeds, count = (2, 5000) if quick else (5, 20_000)
+    seeds, count = (2, 5000) if quick else (3, 20_000)
     table = {}
     for init in ("none", "spread"):
         loads = [draw_requests(trims_catalogue(init=init, seed=s), "zipf", count, seed=s) for s in range(seeds)]
         for share in (0.2, 0.4, 0.8):
             table[f"{init} {share:.0%}"] = {name: relative_cost(loads, share, name) for name in POLICIES}
-    keys, requests = (5000, 50_000) if quick else (50_000, 500_000)
+    keys, requests = (5000, 50_000) if quick else (20_000, 200_000)
     wheels = {}
     for mix in ((0.8, 0.15, 0.05), (0.2, 0.75, 0.05), (0.5, 0.25, 0.25)):
         stream = np.random.default_rng(1)
@@ -447,38 +369,49 @@ def main() -> None:
     if options.child:
         child(json.loads(options.child))
         return
-    rounds, counts = (3, (4,)) if options.quick else (7, (4, 8))
-    results: dict[str, Any] = {"models": {}}
+    rounds, counts = (3, COUNTS[1:]) if options.quick else (4, COUNTS)
+    results: dict[str, Any] = {"schema": 1, "environment": environment(), "models": {}}
     with tempfile.TemporaryDirectory(prefix="share-bench-") as scratch:
         folder = Path(scratch)
         os.environ["STRATOSCOPE_SHARE"] = str(folder / "store")
         for name in options.only.split(","):
             results["models"][name] = {}
             for framework in options.frameworks.split(","):
-                print(f"# {name} on {framework}", file=sys.stderr, flush=True)
-                results["models"][name][framework] = measure(name, framework, folder, rounds, counts)
+                found = measure(name, framework, folder, rounds, counts)
+                results["models"][name][framework] = found
+                show(name, framework, found)
         if (folder / "mm-full.onnx").exists():
             results["server"] = measure_server(folder)
     results["policies"] = measure_policies(options.quick)
-    for name, frameworks in results["models"].items():
-        for framework, result in frameworks.items():
-            print(f"\n{name} on {framework}, {result['weights_mib']:.0f} MiB of weights")
-            for count, memory in result["memory"].items():
-                default = "" if memory["default_mib"] is None else f", default {memory['default_mib']:.0f}"
-                print(
-                    f"  {count} processes, sum of PSS in MiB: baseline {memory['baseline_mib']:.0f}{default}, ", end=""
-                )
-                print(f"shared {memory['shared_mib']:.0f}")
-            for key, value in result["seconds"].items():
-                print(f"  {key:<22}{value * 1e3:>9.1f} ms")
     print("\nload cost relative to LRU (TrIMS's models, Zipf 1)")
     for row, values in results["policies"]["relative_to_lru"].items():
-        print(f"  {row:<12}" + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))
+        print(f"  {row:<12}" + "  ".join(f"{policy} {value:.2f}" for policy, value in values.items()))
     print()
-    for what, figure, holds in judge(results):
+    lines = judge(results)
+    for what, figure, holds in lines:
         print(f"{'ok  ' if holds else 'MISS'}  {what}: {figure}")
+    results["lines"] = [{"what": what, "figure": figure, "holds": holds} for what, figure, holds in lines]
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def show(name: str, framework: str, result: dict[str, Any]) -> None:
+    """The figures of one model on one framework."""
+    print(f"\n{name} on {framework}, {result['weights_mib']:.0f} MiB of weights")
+    for count, memory in result["memory"].items():
+        default = "" if memory["default_mib"] is None else f"default {memory['default_mib']:.0f}, "
+        baseline, shared = memory["baseline_mib"], memory["shared_mib"]
+        print(f"  {count} processes, sum of PSS in MiB: baseline {baseline:.0f}, {default}shared {shared:.0f}")
+    for key, value in result["seconds"].items():
+        print(f"  {key:<22}{value * 1e3:>9.1f} ms", flush=True)
+
+
+def environment() -> dict[str, Any]:
+    """What ran on what."""
+    from stratoscope.host.capture import capture_hardware, capture_software
+
+    software = capture_software(("onnxruntime", "torch", "transformers", "numpy", "stratoscope"))
+    return {"hardware": capture_hardware().model_dump(mode="json"), "software": software.model_dump(mode="json")}
 
 
 if __name__ == "__main__":
