@@ -105,19 +105,24 @@ def holds(row: dict[str, Any]) -> bool | None:
     return bool(row["low_s"] <= high and row["high_s"] >= low)
 
 
-def accuracy(names: Sequence[str], batch: int | None, bracket: bool, file: Path | None) -> None:
-    """Measures and prints rows; adds them to the file as they come."""
+def accuracy(
+    names: Sequence[str], batch: int | None, bracket: bool, file: Path | None, library: str = "onnxruntime"
+) -> None:
+    """Measures and prints rows; adds them to the file as they come, those of PyTorch apart."""
+    place = "rows" if library == "onnxruntime" else library
+    graph: GraphKind = "executed" if library == "onnxruntime" else "authored"
     for name in names:
         try:
             model = resolve(name, batch_size=batch)
-            row, _, _ = compared(model, build_suite([model]), STATES if bracket else (POINT,))
+            suite = build_suite([model], graph=graph, library=library)
+            row, _, _ = compared(model, suite, STATES if bracket else (POINT,))
         except StratoscopeError as error:
             row = {"model": name, "batch": batch, "failed": str(error)}
         _print(row)
         if file is not None:
             held = _read(file)
-            kept = [one for one in held["rows"] if (one["model"], one["batch"]) != (row["model"], row["batch"])]
-            _write(file, {**held, "rows": [*kept, row]})
+            kept = [one for one in held.get(place, []) if (one["model"], one["batch"]) != (row["model"], row["batch"])]
+            _write(file, {**held, place: [*kept, row]})
 
 
 def whole_only(names: Sequence[str], batch: int | None, file: Path | None) -> None:
@@ -283,6 +288,10 @@ def show(file: Path) -> None:
     print(f"\nbatch 1: {within[0]} of {len(ones)} models within 5 %, {within[1]} within 8 %")
     brackets = [holds(row) for row in rows if holds(row) is not None]
     print(f"the bracket holds the measured latency in {sum(map(bool, brackets))} of {len(brackets)}")
+    if held.get("pytorch"):
+        print("\nPyTorch, eager, one thread:")
+    for row in held.get("pytorch", []):
+        _print(row)
     further = extrapolated(held)
     for row in further:
         print(f"{row['model']:20} x{row['batch']} measured {row['end_to_end_s'] * 1e3:8.2f} ms", end="  ")
@@ -322,6 +331,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="models, or the file to show")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--no-bracket", action="store_true")
+    parser.add_argument("--library", choices=["onnxruntime", "pytorch"], default="onnxruntime")
     parser.add_argument("--whole-only", action="store_true", help="end to end only, for extrapolation")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -329,7 +339,7 @@ def main() -> None:
     if options.what == "accuracy" and options.whole_only:
         whole_only(names, options.batch_size, options.json)
     elif options.what == "accuracy":
-        accuracy(names, options.batch_size, not options.no_bracket, options.json)
+        accuracy(names, options.batch_size, not options.no_bracket, options.json, options.library)
     elif options.what == "granularity":
         granularity(names, options.json)
     elif options.what == "wall":

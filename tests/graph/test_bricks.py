@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -338,3 +339,16 @@ def test_walls_know_their_unique_bricks_in_order_of_first_use(light_graph: Calla
     unique = wall.unique()
     assert list(unique) == list(dict.fromkeys(use.brick.key for use in wall.uses))
     assert len(unique) < len(wall.uses) / 2
+
+
+def test_memory_of_cutting_is_linear_in_the_layers() -> None:
+    def peak(blocks: int) -> int:
+        graph = read_graph(_chain_with_mask(blocks))
+        tracemalloc.start()
+        bricks_of(graph, least_s=0.0)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(50)  # caches of the modules are filled once
+    assert peak(400) < 2.5 * peak(200)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from stratoscope.errors import MeasurementError, StoreError
+from stratoscope.errors import MeasurementError, ModelError, StoreError
 from stratoscope.explain.compose.assembly import POINT, estimates, saving, times_of
 from stratoscope.explain.compose.synthesis import synthesize
 from stratoscope.measure.sequence import RunnableBrick, compare_with_whole, measure_groups
@@ -157,10 +157,28 @@ def test_a_model_and_its_bricks_are_timed_in_turns(model_file: Path) -> None:
     assert {one.status for one in results} == {"ok"}
 
 
+@pytest.mark.torch
+@pytest.mark.slow
+def test_pytorch_runs_bricks_of_the_authored_graph_beside_the_whole(model_file: Path) -> None:
+    suite = built(model_file, library="pytorch")
+    whole, results = compare_with_whole(
+        suite.groups()[0],
+        suite.index.candidate,
+        [Protocol(cache="sequence")],
+        environment=ENVIRONMENT,
+        model=model_file,
+        feeds={"secret_input": np.ones((32, 64), np.float32)},
+    )
+    assert whole.require() > 0
+    assert {one.status for one in results} == {"ok"}
+    with pytest.raises(ModelError, match="PyTorch cannot run"):
+        candidate_of("executed", "pytorch")
+
+
 def test_other_libraries_and_caches_are_refused() -> None:
-    torch = Candidate(library="pytorch", implementation="eager", version="2")
-    with pytest.raises(MeasurementError, match="ONNX Runtime only"):
-        measure_groups([], torch, [], environment=ENVIRONMENT, on_result=lambda one: None)
+    other = Candidate(library="openvino", implementation="compiled", version="2")
+    with pytest.raises(MeasurementError, match="onnxruntime and pytorch only"):
+        measure_groups([], other, [], environment=ENVIRONMENT, on_result=lambda one: None)
     with pytest.raises(MeasurementError, match="flushed"):
         measure_groups(
             [], candidate_of("authored"), [Protocol(cache="flushed")], environment=ENVIRONMENT, on_result=print

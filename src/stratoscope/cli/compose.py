@@ -57,6 +57,10 @@ ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of
 BudgetOption = Annotated[
     float | None, typer.Option("--budget", min=0, help="Begin no model after so many seconds.", show_default=False)
 ]
+LibraryOption = Annotated[
+    Literal["onnxruntime", "pytorch"],
+    typer.Option("--library", help="What runs the bricks; pytorch takes those of --graph authored."),
+]
 BracketOption = Annotated[
     bool, typer.Option("--bracket/--no-bracket", help="Also measure hot and evicted: the ends of the interval.")
 ]
@@ -71,6 +75,7 @@ def build(
     granularity: GranularityOption = 1,
     least_us: LeastOption = None,
     batch_size: BatchesOption = None,
+    library: LibraryOption = "onnxruntime",
     anonymous: Annotated[bool, typer.Option("--anonymous", help="Call the models model-1, model-2, ...")] = False,
     json_file: JsonOption = None,
 ) -> None:
@@ -82,7 +87,7 @@ def build(
     from stratoscope.report.files import check_writable
 
     check_writable(output)
-    suite = suite_of(models, graph, by, granularity, least_us, batch_size, anonymous)
+    suite = suite_of(models, graph, by, granularity, least_us, batch_size, anonymous, library)
     write_suite(suite, output)
     render_suite(suite, Console(stderr=to_stdout(json_file)))
     typer.echo(f"suite  {output}", err=to_stdout(json_file))
@@ -122,6 +127,7 @@ def estimate_command(
     granularity: GranularityOption = 1,
     least_us: LeastOption = None,
     batch_size: BatchesOption = None,
+    library: LibraryOption = "onnxruntime",
     threads: ThreadsOption = 1,
     measure: Annotated[bool, typer.Option("--measure", help="Measure the bricks that are missing first.")] = False,
     bracket: BracketOption = True,
@@ -133,15 +139,15 @@ def estimate_command(
     """Say what MODELS take here, from bricks measured here: of these models, or of others that have the same ones."""
     from rich.console import Console
 
-    from stratoscope.explain.compose.assembly import estimates, times_of
+    from stratoscope.explain.compose.assembly import estimates, on_lines, times_of
     from stratoscope.report.compose_terminal import line, render_estimates
     from stratoscope.store.performance import PerformanceDatabase
 
-    suite = suite_of(models, graph, by, granularity, least_us, batch_size, False)
+    suite = suite_of(models, graph, by, granularity, least_us, batch_size, False, library)
     with PerformanceDatabase(db) as database:
         if measure:
             measure_missing(suite, database, threads, bracket, budget, False, wait)
-        rows = estimates(suite, times_of(suite, database, environment_here(), threads), threads)
+        rows = on_lines(estimates(suite, times_of(suite, database, environment_here(), threads), threads))
     console = Console(stderr=to_stdout(json_file))
     render_estimates(rows, console)
     if any(one.estimate.coverage < 1 for one in rows) and not measure:
@@ -264,6 +270,7 @@ def suite_of(
     least_us: float | None,
     batch_sizes: list[int] | None,
     anonymous: bool,
+    library: Literal["onnxruntime", "pytorch"] = "onnxruntime",
 ) -> Suite:
     """The suite of the named models; see `measure.suite.build_suite`."""
     from stratoscope.errors import SpecError
@@ -281,6 +288,7 @@ def suite_of(
             granularity=granularity,
             least_s=None if least_us is None else least_us * 1e-6,
             anonymous=anonymous,
+            library=library,
             progress=tell,
         )
 

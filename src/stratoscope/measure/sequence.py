@@ -39,6 +39,7 @@ TARGET: Final = 0.02
 #: Seconds of one model's bricks in one cache state, unless the least number of samples takes longer.
 STATE_S: Final = 3.0
 REPEATS: Final[dict[str, int]] = {"sequence": 3, "hot": 2, "evicted": 2}
+LIBRARIES: Final = ("onnxruntime", "pytorch")
 ANSWER_S: Final = 120.0
 #: A pass in which the thread had so much less CPU time than wall time shared its CPU: it is thrown away.
 MOST_WALL_OVER_CPU: Final = 1.1
@@ -123,14 +124,14 @@ def measure_groups(
     progress: OnProgress | None = None,
     summary: SequenceSummary | None = None,
 ) -> SequenceSummary:
-    """Measures groups of bricks (each a model's, in its order) with ONNX Runtime; each result goes to `on_result`.
+    """Measures groups of bricks (each a model's, in its order); each result goes to `on_result`.
 
     The caller holds the measurement lock. A brick that does not build, load or run is recorded as failed with its
     reason and the others go on without it. No group is begun after `budget_s` seconds. `summary` is what the counts go
     into, so that they are there where Ctrl-C ends the run.
 
     Raises:
-        MeasurementError: the candidate is not ONNX Runtime, or a protocol cannot be kept here.
+        MeasurementError: the candidate's library is not one of LIBRARIES, or a protocol cannot be kept here.
     """
     _check(candidate, protocols)
     start = time.monotonic()
@@ -205,13 +206,18 @@ def _scarce(*samples: _Samples) -> bool:
 
 
 def measure_whole(
-    model: Path, feeds: Mapping[str, np.ndarray[Any, Any]], protocol: Protocol, environment: Environment
+    model: Path,
+    feeds: Mapping[str, np.ndarray[Any, Any]],
+    protocol: Protocol,
+    environment: Environment,
+    library: str = "onnxruntime",
 ) -> Quantity:
     """A model's latency end to end by the stopping rule of a group of bricks: p25 of the calls, one call's cost in it.
 
     Raises MeasurementError where the model does not run.
     """
-    candidate = Candidate(library="onnxruntime", implementation="graph=all", version="")
+    how = {"onnxruntime": "graph=all", "pytorch": "eager"}[library]
+    candidate = Candidate(library=library, implementation=how, version="")
     try:
         with _Worker(candidate, protocol.threads, environment) as worker:
             worker.open_all([], [], {})
@@ -225,9 +231,9 @@ def measure_whole(
 
 
 def _check(candidate: Candidate, protocols: Sequence[Protocol]) -> None:
-    if candidate.library != "onnxruntime":
+    if candidate.library not in LIBRARIES:
         raise MeasurementError(
-            f"bricks run in sequence with ONNX Runtime only, not with {candidate.library}",
+            f"bricks run in sequence with {' and '.join(LIBRARIES)} only, not with {candidate.library}",
             hint="measure them one by one instead",
         )
     cpus = len(os.sched_getaffinity(0))
@@ -339,10 +345,10 @@ class _Worker:
         self.present: int | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="stratoscope-bricks-")
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
-        level = candidate.implementation.removeprefix("graph=")
         cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[-threads:]))
         evict = _EVICT_TIMES * (environment.last_level_bytes or _DEFAULT_LAST_LEVEL)
-        command = [sys.executable, "-m", "stratoscope.measure.sequence_worker", level, str(threads), cpus, str(evict)]
+        command = [sys.executable, "-m", "stratoscope.measure.sequence_worker", candidate.model_dump_json()]
+        command += [str(threads), cpus, str(evict), self._folder.name]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
         )

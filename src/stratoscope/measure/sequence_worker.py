@@ -1,12 +1,13 @@
 """The process behind sequence.py: holds the bricks of a model, and calls them as the model would, or hot, or evicted.
 
-One JSON line in, one out. All sessions allocate from one arena, and tensors of one type and size share a few buffers in
-turn, so that a brick finds its input where the brick before left its output, as inside the model.
+One JSON line in, one out. All sessions of ONNX Runtime allocate from one arena, and tensors of one type and size share
+a few buffers in turn, so that a brick finds its input where the brick before left its output, as inside the model.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -17,79 +18,104 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from stratoscope.graph.brick_model import index_ranges, with_weights
+from stratoscope.measure.parts.candidates import MODULES
+from stratoscope.measure.parts.library import Job, Prepared
+from stratoscope.spec.performance import Candidate
 
+RUNTIME: Final = "onnxruntime"
 _LEVELS: Final = {
     "off": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-_SPREAD: Final = 3.0  # deviation of inputs: as that of BENCH's parts, so that clipping activations clip
+_SPREAD: Final = 3.0  # deviation of inputs: as that of single layers, so that clipping activations clip
 _MOST_WORDS: Final = 300
 
 
 class Server:
     """The loaded bricks by number."""
 
-    def __init__(self, level: str, threads: int, evict_bytes: int) -> None:
-        self._level, self._threads = level, threads
+    def __init__(self, candidate: Candidate, threads: int, evict_bytes: int, folder: Path) -> None:
+        self._candidate, self._threads, self._folder = candidate, threads, folder
         self._calls: dict[int, Callable[[], object]] = {}
         self._buffers: dict[tuple[str, int, int], np.ndarray[Any, Any]] = {}
         self._filler = np.ones(max(evict_bytes, 8) // 8, np.int64)
-        memory = onnxruntime.OrtMemoryInfo(
-            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-        )
-        onnxruntime.create_and_register_allocator(memory, None)
+        if candidate.library == RUNTIME:
+            import onnxruntime
+
+            kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+            memory = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+            onnxruntime.create_and_register_allocator(memory, None)
 
     def open(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Loads one brick: weights drawn, session made, memory bound; tells what the session runs with."""
+        """Loads one brick: weights drawn, memory bound; tells what it runs with."""
         model = with_weights(Path(question["model"]).read_bytes(), question["seed"])
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[self._level])
-        options.add_session_config_entry("session.use_env_allocators", "1")
-        for pool in ("intra_op", "inter_op"):
-            options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         message = onnx.load_model_from_string(model)
         for initializer in message.graph.initializer:
             initializer.ClearField("raw_data")
-        self._calls[question["number"]] = self._bound(session, message, question["seed"])
-        return {"threads": session.get_session_options().intra_op_num_threads, "graph": self._level}
+        taken: set[int] = set()
+        feeds = self._feeds(message, question["seed"], taken)
+        number = question["number"]
+        if self._candidate.library != RUNTIME:
+            path = self._folder / "weighted.onnx"
+            path.write_bytes(model)
+            return self._prepare(number, path, feeds, empty=number < 0)
+        session = self._session(model, shared=True)
+        self._calls[number] = self._bound(session, feeds, taken)
+        return {"threads": session.get_session_options().intra_op_num_threads}
 
-    def open_model(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Loads a whole model as a user would: its own arena, its own weights, graph level all."""
+    def _prepare(
+        self, number: int, path: Path, feeds: Mapping[str, np.ndarray[Any, Any]], *, empty: bool = False
+    ) -> dict[str, Any]:
+        """The same with another library, as its candidates for single layers run."""
+        library = importlib.import_module(MODULES[self._candidate.library])
+        job = Job(path, feeds, self._candidate, self._threads, self._folder, empty)
+        prepared: Prepared = library.prepare(job)
+        self._calls[number] = prepared.call
+        return dict(prepared.settings)
+
+    def _session(self, model: bytes | str, *, shared: bool) -> Any:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
+        if shared:  # a brick; a whole model is loaded as a user would
+            level = _LEVELS[self._candidate.implementation.removeprefix("graph=")]
+            options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+            options.add_session_config_entry("session.use_env_allocators", "1")
         for pool in ("intra_op", "inter_op"):
             options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(question["model"], options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def open_model(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Loads a whole model as a user would: its own memory, its own weights, graph level all."""
+        with np.load(question["feeds"], allow_pickle=False) as stored:
+            feeds = {name: np.ascontiguousarray(stored[name]) for name in stored.files}
+        if self._candidate.library != RUNTIME:
+            return self._prepare(question["number"], Path(question["model"]), feeds)
+        import onnxruntime
+
+        session = self._session(question["model"], shared=False)
         binding = session.io_binding()
-        held: list[Any] = [session]
-        with np.load(question["feeds"], allow_pickle=False) as feeds:
-            for name in feeds.files:
-                held += [np.ascontiguousarray(feeds[name])]
-                held += [onnxruntime.OrtValue.ortvalue_from_numpy(held[-1])]
-                binding.bind_ortvalue_input(name, held[-1])
+        held: list[Any] = [feeds]
+        for name, value in feeds.items():
+            held.append(onnxruntime.OrtValue.ortvalue_from_numpy(value))
+            binding.bind_ortvalue_input(name, held[-1])
         for output in session.get_outputs():
             binding.bind_output(output.name, "cpu")
         self._calls[question["number"]] = _holding(session, binding, held)
         return {"threads": session.get_session_options().intra_op_num_threads}
 
-    def _bound(self, session: Any, model: onnx.ModelProto, seed: int) -> Callable[[], object]:
+    def _feeds(self, model: onnx.ModelProto, seed: int, taken: set[int]) -> dict[str, np.ndarray[Any, Any]]:
+        """Inputs; those of float32 lie in buffers that the bricks share."""
         generator = np.random.Generator(np.random.PCG64([seed, 1]))
         ranges = index_ranges(model)
-        binding = session.io_binding()
-        held: list[Any] = [session]
         feeds: dict[str, np.ndarray[Any, Any]] = {}
-        taken: set[int] = set()
         for value in model.graph.input:
             tensor = value.type.tensor_type
             dims = [dim.dim_value for dim in tensor.shape.dim]
@@ -104,14 +130,22 @@ class Server:
             else:
                 buffer = generator.integers(0, max(ranges.get(value.name, 2), 1), dims).astype(dtype)
             feeds[value.name] = buffer
-            held.append(onnxruntime.OrtValue.ortvalue_from_numpy(buffer))
-            binding.bind_ortvalue_input(value.name, held[-1])
+        return feeds
+
+    def _bound(self, session: Any, feeds: dict[str, np.ndarray[Any, Any]], taken: set[int]) -> Callable[[], object]:
+        import onnxruntime
+
+        binding = session.io_binding()
+        held: list[Any] = [feeds]
+        for name, value in feeds.items():
+            held.append(onnxruntime.OrtValue.ortvalue_from_numpy(value))
+            binding.bind_ortvalue_input(name, held[-1])
         names = [output.name for output in session.get_outputs()]
         for name, result in zip(names, session.run(names, feeds), strict=True):
             place = self._buffer(result.shape, taken) if result.dtype == np.float32 else np.empty_like(result)
             held += [place, onnxruntime.OrtValue.ortvalue_from_numpy(place)]
             binding.bind_ortvalue_output(name, held[-1])
-        return _holding(session, binding, [held, feeds])
+        return _holding(session, binding, held)
 
     def _buffer(self, dims: Any, taken: set[int]) -> np.ndarray[Any, Any]:
         """A shared float32 buffer of this shape that the brick does not use yet."""
@@ -165,13 +199,14 @@ def _holding(session: Any, binding: Any, held: list[Any]) -> Callable[[], object
 
 
 def main() -> None:
-    """Serves on standard input and output: graph level, threads, CPUs, bytes that evict all caches."""
-    level, threads, cpus, evict_bytes = sys.argv[1:5]
+    """Serves on standard input and output: candidate, threads, CPUs, bytes that evict all caches, a scratch folder."""
+    candidate, threads, cpus, evict_bytes, folder = sys.argv[1:6]
     os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     gc.disable()  # a collection in a timed call would be booked to the runtime
-    server = Server(level, int(threads), int(evict_bytes))
+    made = Candidate.model_validate_json(candidate)
+    server = Server(made, int(threads), int(evict_bytes), Path(folder))
     for line in sys.stdin.buffer:
         question = json.loads(line)
         try:

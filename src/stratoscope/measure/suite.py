@@ -113,6 +113,7 @@ def build_suite(
     granularity: int = 1,
     least_s: float | None = None,
     anonymous: bool = False,
+    library: str = "onnxruntime",
     progress: Progress | None = None,
 ) -> Suite:
     """Cuts models into bricks; equal bricks of all models are one.
@@ -121,10 +122,11 @@ def build_suite(
         graph: "executed": the graph as this ONNX Runtime optimises it at level all, so that fusion and layout survive
             the cuts; its bricks run where the same operators exist. "authored": the graph as written, for any runtime.
         rule, granularity, least_s: see `graph.cuts.cut`.
+        library: that runs the bricks: "onnxruntime", or "pytorch" for bricks of an authored graph.
         anonymous: models are called model-1, model-2, ...; bricks never carry names.
 
     Raises:
-        ModelError, BackendError: a model cannot be read, or the runtime cannot load it.
+        ModelError, BackendError: a model cannot be read, the runtime cannot load it, or the library cannot run it.
     """
     bricks: dict[str, SuiteBrick] = {}
     skeletons: dict[str, bytes] = {}
@@ -139,7 +141,7 @@ def build_suite(
         graph=graph,
         rule=rule,
         granularity=granularity,
-        candidate=candidate_of(graph),
+        candidate=candidate_of(graph, library),
         anonymous=anonymous,
         models=tuple(rows),
         bricks=bricks,
@@ -147,9 +149,16 @@ def build_suite(
     return Suite(index, skeletons)
 
 
-def candidate_of(graph: GraphKind) -> Candidate:
-    """How ONNX Runtime runs bricks of this kind of graph: an executed one is not optimised once more."""
+def candidate_of(graph: GraphKind, library: str = "onnxruntime") -> Candidate:
+    """How a library runs bricks of this kind of graph; ONNX Runtime does not optimise an executed one once more.
+
+    Raises ModelError for PyTorch and bricks of a graph that ONNX Runtime made.
+    """
     executed = graph == "executed"
+    if library == "pytorch":
+        if executed:
+            raise ModelError("PyTorch cannot run what ONNX Runtime made of a model", hint="use --graph authored")
+        return Candidate(library="pytorch", implementation="eager", version=metadata.version("torch"))
     return Candidate(
         library="onnxruntime",
         implementation="graph=off" if executed else "graph=all",

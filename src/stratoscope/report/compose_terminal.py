@@ -96,6 +96,10 @@ def _missing(row: ModelEstimate, console: Console) -> None:
     missing = row.estimate.missing
     if not missing:
         return
+    if row.estimate.latency.statistic.startswith("line"):
+        line(console, "")
+        line(console, f"{row.model} at batch {row.batch_size}: not measured; the {row.estimate.latency.statistic}")
+        return
     share = sum(one.share for one in missing)
     line(console, "")
     line(console, f"{row.model}: {fmt.count(len(missing), 'brick')} without a time, {fmt.share(share)} of its work:")

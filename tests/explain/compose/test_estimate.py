@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stratoscope.explain.compose.assembly import ModelEstimate, on_lines
 from stratoscope.explain.compose.estimate import Placed, estimate
 from stratoscope.spec.performance import Candidate, Environment, Part, PartMeasurement, Protocol
 
@@ -86,3 +87,16 @@ def test_the_bracket_holds_the_point(values: list[float]) -> None:
     found = estimate(places, point, hot, cold)
     assert found.low.require() <= found.latency.require() <= found.high.require()
     assert found.high.require() == pytest.approx(2 * sum(values))
+
+
+def test_a_batch_size_without_measurements_lies_on_the_line_through_two_others() -> None:
+    def row(batch: int, seconds: float | None) -> ModelEstimate:
+        times = {} if seconds is None else {"a": measured("a", seconds)}
+        found = estimate([place("a")], times, {}, {})
+        return ModelEstimate(model="m", batch_size=batch, layers=1, threads=1, estimate=found)
+
+    rows = on_lines([row(1, 1.0), row(2, 1.8), row(4, None)])
+    assert rows[2].estimate.latency.value == pytest.approx(3.4)
+    assert rows[2].estimate.latency.statistic == "line through batch 1 and 2"
+    assert rows[2].estimate.coverage == 0.0  # nothing of it was measured
+    assert on_lines([row(1, 1.0), row(4, None)])[1].estimate.latency.status == "unavailable"

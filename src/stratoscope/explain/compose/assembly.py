@@ -103,6 +103,47 @@ def estimates(suite: Suite, times: Times, threads: int = 1) -> list[ModelEstimat
     return rows
 
 
+def on_lines(rows: list[ModelEstimate]) -> list[ModelEstimate]:
+    """The rows, where batch sizes without a single measured brick lie on the line through two that are known in full.
+
+    Work is linear in the batch, times nearly: two batch sizes of a model tell the others. Such a latency says so in its
+    statistic, and its interval is that of the line. Extrapolation is no better than that model.
+    """
+    known: dict[tuple[str, int], list[ModelEstimate]] = {}
+    for row in rows:
+        if row.batch_size is not None and row.estimate.coverage == 1.0 and row.estimate.latency.value is not None:
+            known.setdefault((row.model, row.threads), []).append(row)
+    found = []
+    for row in rows:
+        ends = sorted(known.get((row.model, row.threads), []), key=lambda one: one.batch_size or 0)[:2]
+        if row.estimate.latency.value is None and row.batch_size is not None and len(ends) == 2:
+            latency = _on_line(row.batch_size, *ends)
+            row = row.model_copy(update={"estimate": row.estimate.model_copy(update={"latency": latency})})
+        found.append(row)
+    return found
+
+
+def _on_line(batch: int, one: ModelEstimate, other: ModelEstimate) -> Quantity:
+    first, second = one.batch_size or 0, other.batch_size or 0
+    weight = (batch - first) / (second - first)
+    ends = [(1 - weight, one.estimate.latency), (weight, other.estimate.latency)]
+    value = sum(factor * latency.require() for factor, latency in ends)
+    halves = [
+        abs(factor) * (latency.ci_high - latency.ci_low) / 2
+        for factor, latency in ends
+        if latency.ci_low is not None and latency.ci_high is not None
+    ]
+    return Quantity(
+        value=value,
+        unit="s",
+        statistic=f"line through batch {first} and {second}",
+        n=min(latency.n for _, latency in ends),
+        ci_low=max(0.0, value - sum(halves)),
+        ci_high=value + sum(halves),
+        confidence=ends[0][1].confidence,
+    )
+
+
 def saving(suite: Suite, rows: list[ModelEstimate], times: Times) -> Saving:
     """What the suite's repetition saves."""
     places = sum(len(model.places) for model in suite.index.models)
