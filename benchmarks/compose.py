@@ -88,6 +88,7 @@ def compared(
         "error": found.latency.require() / whole.require() - 1,
         "low_s": found.low.value,
         "high_s": found.high.value,
+        "ends_s": [found.low.ci_low, found.high.ci_high],
         "coverage": found.coverage,
         "missing": [(one.slug, one.share, one.reason) for one in found.missing],
         "unique_s": unique,
@@ -102,7 +103,8 @@ def holds(row: dict[str, Any]) -> bool | None:
     if row["low_s"] is None or row["high_s"] is None:
         return None
     low, high = row["end_to_end_interval_s"]
-    return bool(row["low_s"] <= high and row["high_s"] >= low)
+    lowest, highest = row.get("ends_s") or [row["low_s"], row["high_s"]]
+    return bool(lowest <= high and highest >= low)
 
 
 def accuracy(
@@ -121,7 +123,8 @@ def accuracy(
         _print(row)
         if file is not None:
             held = _read(file)
-            kept = [one for one in held.get(place, []) if (one["model"], one["batch"]) != (row["model"], row["batch"])]
+            same = (row["model"], row["batch"] or 1)
+            kept = [one for one in held.get(place, []) if (one["model"], one["batch"] or 1) != same]
             _write(file, {**held, place: [*kept, row]})
 
 
