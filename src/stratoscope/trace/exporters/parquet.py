@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from stratoscope.errors import TraceError
 from stratoscope.trace.files import written_whole
 from stratoscope.trace.importers.parquet import TRACKS_KEY
 
@@ -19,4 +20,7 @@ def write_parquet(spans: pl.DataFrame, path: Path, tracks: pl.DataFrame | None =
     """
     metadata = {} if tracks is None else {TRACKS_KEY: json.dumps(tracks.rows())}
     with written_whole(path) as file:
-        spans.write_parquet(file, compression="zstd", metadata=metadata)
+        try:
+            spans.write_parquet(file, compression="zstd", metadata=metadata)
+        except pl.exceptions.ComputeError as error:  # what polars makes of a disk that is full
+            raise TraceError(f"cannot write {path}: {error}", hint="is the disk full?") from error
