@@ -89,7 +89,7 @@ def execute(plan: Plan, *, on_progress: Progress | None = None) -> Outcome:
 
 
 def resolved_model(plan: Plan, on_progress: Progress | None = None) -> LoadableModel:
-    """The model of a plan with every dimension bound, as `execute` runs it; raises ModelError where it is not usable."""
+    """The model of a plan, every dimension bound, as `execute` runs it; raises ModelError where it is not usable."""
     return _resolved(plan, on_progress or _no_progress)
 
 

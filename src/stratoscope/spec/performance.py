@@ -30,8 +30,9 @@ class Protocol(Document):
 
     `hot`: calls follow each other, whatever they leave in the caches is there. `flushed`: between calls a buffer of the
     size of L2 is read, as if other layers had run. `evicted`: inputs and weights are out of all caches. A model's time
-    lies between the sums of its hot and its evicted parts; `flushed` is the point estimate. `sequence` (bricks only): the
-    bricks of a model follow each other as in the model, in one memory arena: caches hold what the model leaves in them.
+    lies between the sums of its hot and its evicted parts; `flushed` is the point estimate. `sequence` (bricks only):
+    the bricks of a model follow each other as in the model, in one memory arena: caches hold what the model leaves in
+    them.
     """
 
     cache: CacheState = "flushed"
