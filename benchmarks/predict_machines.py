@@ -35,6 +35,8 @@ from stratoscope.spec.performance import Environment, PartMeasurement, Protocol
 
 #: Parts below this are mostly dispatch, which no roofline speaks of; they are counted, and left out of the errors.
 LEAST_S = 2e-6
+#: Layers from this on are told apart: below, where a layer finds its input decides more than the layer does.
+LONG_S = 20e-6
 
 
 def measured(suite: Suite, threads: Sequence[int]) -> dict[int, dict[str, PartMeasurement]]:
@@ -119,7 +121,11 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         by_operator[operator] = [len(chosen)] + [
             float(np.median(errors(name, chosen))) for name in ("predicted", "roofline")
         ]
+    long = [row for row in rows if row["seconds"] >= LONG_S]
     return {
+        "median_error_long": float(np.median(errors("predicted", long))),
+        "median_error_long_roofline": float(np.median(errors("roofline", long))),
+        "long": len(long),
         "median_error": float(np.median(errors("predicted", rows))),
         "median_error_by_time": float(errors("predicted", rows)[order][half]),
         "median_error_roofline": float(np.median(errors("roofline", rows))),

@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from stratoscope.errors import ModelError
-from stratoscope.graph.brick_model import index_ranges, parse_skeleton, skeleton, with_weights
+from stratoscope.graph.brick_model import index_ranges, key_of, parse_skeleton, skeleton, with_weights
 from stratoscope.graph.bricks import Brick, Wall, bricks_of
 from stratoscope.graph.cuts import Liveness, Piece, Rule, cut, segment_edges
 from stratoscope.graph.ir import Graph
@@ -243,6 +243,29 @@ def test_what_no_output_needs_is_named_and_left_out() -> None:
     wall = bricks_of(read_graph(_model(nodes, ["y"], [])))
     assert [layer.op for layer in wall.dead] == ["Neg"]
     assert [layer.op for use in wall.uses for layer in use.brick.layers] == ["Tanh"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(model=random_models(), rule=st.sampled_from(RULES))
+def test_a_skeleton_has_the_key_of_its_brick(model: ModelProto, rule: tuple[Rule, int]) -> None:
+    for use in bricks_of(read_graph(model), rule[0], granularity=rule[1], least_s=0.0).uses:
+        assert key_of(skeleton(use.brick)) == use.brick.key
+
+
+def test_one_setting_in_two_places_stays_one() -> None:
+    one = numpy_helper.from_array(np.array([1], np.int64), "one")
+    end = numpy_helper.from_array(np.array([3], np.int64), "end")
+    nodes = [helper.make_node("Slice", ["a", "one", "end", "one"], ["t"]), helper.make_node("Transpose", ["t"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "slice",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, [3, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [one, end],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    (brick,) = bricks_of(read_graph(model), "layers", granularity=9).unique().values()
+    assert key_of(skeleton(brick)) == brick.key
 
 
 def test_bricks_of_real_models_run_in_onnxruntime_with_seeded_weights(light_graph: Callable[[str], Graph]) -> None:

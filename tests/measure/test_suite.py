@@ -241,6 +241,15 @@ def test_a_suite_without_one_of_its_bricks_is_refused(model_file: Path) -> None:
         read_suite(_changed(model_file, None, drop=True))
 
 
+def test_a_brick_under_the_key_of_another_is_refused(model_file: Path) -> None:
+    suite = built(model_file)
+    one, two = list(suite.skeletons)[:2]
+    file = model_file.parent / "swapped.bricks"
+    write_suite(Suite(suite.index, {**suite.skeletons, one: suite.skeletons[two]}), file)
+    with pytest.raises(StoreError, match="is another one"):
+        read_suite(file)
+
+
 def test_a_flipped_bit_is_found(model_file: Path) -> None:
     file = model_file.parent / "suite.bricks"
     write_suite(built(model_file), file)

@@ -13,9 +13,11 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 
 from stratoscope.errors import ModelError
 from stratoscope.graph.attributes import schema_of
-from stratoscope.graph.bricks import Brick
+from stratoscope.graph.bricks import Brick, make_brick
+from stratoscope.graph.constant_folding import MAX_VALUE_ELEMENTS
 from stratoscope.graph.element_types import is_floating, is_quantized, stored_bytes, type_code, type_name
 from stratoscope.graph.ir import Layer, Tensor
+from stratoscope.graph.onnx_reader import read_graph
 
 #: Of the models that are made; the newest that the runtimes of the last years read, and needed for 4-bit types.
 IR_VERSION: Final = 10
@@ -64,7 +66,10 @@ def _input_name(graph: onnx.GraphProto, names: dict[str, str], layer: Layer, num
             graph.initializer.add(name=names[tensor.name], data_type=_code(tensor), dims=_dims(tensor))
         return names[tensor.name]
     if tensor.role == "shape-constant":
-        name = f"setting_{number}_{place}"
+        first = next(at for at, one in enumerate(layer.inputs) if one is not None and one.name == tensor.name)
+        name = f"setting_{number}_{first}"
+        if first < place:  # one tensor in two places stays one: that is in the key
+            return name
         values = np.array(tensor.value, dtype=helper.tensor_dtype_to_np_dtype(_code(tensor)))
         graph.initializer.append(numpy_helper.from_array(values.reshape(_dims(tensor)), name))
         return name
@@ -128,6 +133,21 @@ def parse_skeleton(content: bytes) -> ModelProto:
     if weights > MAX_WEIGHT_BYTES:
         raise ModelError(f"a brick's weights would take {weights >> 30} GiB: at most {MAX_WEIGHT_BYTES >> 30}")
     return model
+
+
+def key_of(content: bytes) -> str:
+    """The key of the brick that a skeleton is, computed anew: it says whether a skeleton is what its key claims.
+
+    Raises ModelError as `parse_skeleton` and `read_graph` do.
+    """
+    model = parse_skeleton(content)
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("weight_"):  # its numbers are not in the key: they need not be drawn
+            size = stored_bytes(type_name(tensor.data_type), math.prod(tensor.dims)) or 0
+            if math.prod(tensor.dims) <= MAX_VALUE_ELEMENTS:
+                tensor.raw_data = bytes(size)
+    graph = read_graph(model)
+    return make_brick(graph.layers, graph.outputs, graph.opset).key
 
 
 def with_weights(content: bytes, seed: int = 0) -> bytes:

@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, ValidationError
 
 from stratoscope.errors import ModelError, StoreError
-from stratoscope.graph.brick_model import MAX_SKELETON_BYTES, skeleton
+from stratoscope.graph.brick_model import MAX_SKELETON_BYTES, key_of, skeleton
 from stratoscope.graph.bricks import Brick, bricks_of
 from stratoscope.graph.cuts import Rule, nominal_seconds
 from stratoscope.graph.onnx_reader import read_graph
@@ -255,7 +255,8 @@ def _umask() -> int:
 
 
 def read_suite(file: Path) -> Suite:
-    """The suite in a file. Only the entries that its index names are read, each within a bound, none is unpacked.
+    """The suite in a file. Only the entries that its index names are read, each within a bound, none is unpacked; each
+    brick is checked to be the one that its key names.
 
     Raises:
         StoreError: the file is missing, no suite, damaged, too large, or of a newer version.
@@ -264,13 +265,26 @@ def read_suite(file: Path) -> Suite:
         with zipfile.ZipFile(file) as archive:
             index = _index(archive, file)
             wanted = [key for key, brick in index.bricks.items() if brick.problem is None]
-            return Suite(index, {key: _bounded(archive, _entry(key), MAX_SKELETON_BYTES, file) for key in wanted})
+            held = {key: _bounded(archive, _entry(key), MAX_SKELETON_BYTES, file) for key in wanted}
     except FileNotFoundError:
         raise StoreError(f"there is no suite {file}", hint=_HINT) from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise StoreError(f"{file} is no suite, or damaged: {error}", hint=_HINT) from error
     except OSError as error:
         raise StoreError(f"cannot read {file}: {error.strerror or error}", hint=_HINT) from error
+    for key, content in held.items():
+        _check_key(key, content, file)
+    return Suite(index, held)
+
+
+def _check_key(key: str, content: bytes, file: Path) -> None:
+    """Raises StoreError where a brick is not the one that its key names: its times would be taken for another's."""
+    try:
+        found = key_of(content)
+    except ModelError as error:
+        raise StoreError(f"{file}: the brick {key} cannot be read: {error.message}", hint=_HINT) from error
+    if found != key:
+        raise StoreError(f"{file}: the brick {key} is another one, {found}", hint="do not trust this suite")
 
 
 def _index(archive: zipfile.ZipFile, file: Path) -> SuiteIndex:

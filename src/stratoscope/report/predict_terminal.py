@@ -37,4 +37,4 @@ def render_predictions(rows: Sequence[Prediction], console: Console) -> None:
         line(console, "")
         line(console, f"here: {rows[0].source}; there: {rows[0].target}; exponents {rows[0].exponents}")
         if rows[0].error is not None:
-            line(console, f"the interval is what nine of ten models stayed within when left out: {rows[0].error:.0%}")
+            line(console, f"interval: {rows[0].error:.0%} either way beside that of the estimate here")

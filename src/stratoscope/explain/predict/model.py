@@ -15,8 +15,8 @@ from stratoscope.stats.quantity import Quantity
 class Prediction(Document):
     """What a model takes there. `here` is the estimate on this machine, `speedup` here / there.
 
-    The interval of `there` is that of `here`, widened by the relative error that leaving one machine out has shown
-    (`error`); without such a study it is None and so is the interval.
+    The interval of `there` is that of `here`, widened by the relative `error` of moving a time; without one it is None
+    and so is the interval.
     """
 
     model: str
@@ -73,7 +73,6 @@ def predict_model(
         n=latency.n,
         ci_low=low,
         ci_high=high,
-        confidence=0.9 if error is not None else None,
     )
     return Prediction(
         model=name,
