@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,11 @@ from stratoscope.cli.schema_options import schema_options
 from stratoscope.spec.options import BackendOptions
 from stratoscope.spec.scenario import ScenarioManifest
 
+if TYPE_CHECKING:
+    from stratoscope.cli.progress import Report
+    from stratoscope.measure.execute import Outcome
+    from stratoscope.measure.plan import Plan
+
 
 @schema_options(ScenarioManifest, "scenario", exclude=SCENARIO_EXCLUDED, names=SCENARIO_NAMES, panel="Scenario")
 @schema_options(BackendOptions, "options", names={"providers": "--provider"}, panel="Back end")
@@ -40,6 +45,7 @@ def diagnose(
     sweep: Annotated[bool, typer.Option(help="Measure batch sizes and find the optimal one.")] = True,
     max_batch: MaxBatchOption = 64,
     cold: Annotated[bool, typer.Option(help="Measure import, load and first inference.")] = True,
+    advice: Annotated[bool, typer.Option(help="Try what makes it faster, and say what it gave.")] = True,
     budget: BudgetOption = 20.0,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
@@ -49,6 +55,7 @@ def diagnose(
     wait: WaitOption = True,
 ) -> None:
     """Say how fast MODEL is here, under which load, and in which layers the time goes."""
+    from stratoscope.cli.advise import with_advice
     from stratoscope.cli.execute import Outputs, execute_and_show
     from stratoscope.measure.plan import Plan, Section
 
@@ -65,7 +72,20 @@ def diagnose(
         sweep_budget_s=budget,
         wait=wait,
     )
-    execute_and_show(plan, Outputs(json_file, html or _default_page(model), db, save))
+
+    def then(outcome: Outcome, plan: Plan, report: Report) -> Outcome:
+        if not advice:
+            return outcome
+        return with_advice(
+            outcome, plan, report, budget_s=_ADVICE_S, predict_s=_PREDICT_S, database=db, keep=save, quick=True
+        )
+
+    execute_and_show(plan, Outputs(json_file, html or _default_page(model), db, save), then=then)
+
+
+#: Seconds for trying advice, and for benchmarking new layers: a diagnosis takes about a minute.
+_ADVICE_S = 8.0
+_PREDICT_S = 10.0
 
 
 def _default_page(model: str) -> Path:

@@ -73,6 +73,7 @@ def show(
     """Show one run as it was printed when it was measured."""
     from rich.console import Console
 
+    from stratoscope.report.advise_text import render_advice
     from stratoscope.report.files import write_json
     from stratoscope.report.terminal import render_record
 
@@ -82,6 +83,26 @@ def show(
         write_json(record, json_file)
     if json_file is None or str(json_file) != "-":
         render_record(record, Console(), top=layers)
+        if record.advice is not None:
+            render_advice(record.advice, Console())
+
+
+@results_app.command("advice")
+def advice(
+    context: typer.Context,
+    model: ModelFilter = None,
+    backend: BackendFilter = None,
+    db: DatabaseOption = None,
+) -> None:
+    """Say how good the advice was: predicted against achieved, over all runs that tried some."""
+    from rich.console import Console
+
+    from stratoscope.explain.advice.calibration import calibration
+    from stratoscope.report.advise_text import render_calibration
+
+    with _open(context, db) as store:
+        records = (store.get(found.id) for found in store.list(model=model, backend=backend))
+        render_calibration(calibration(records), Console())
 
 
 @results_app.command("html")

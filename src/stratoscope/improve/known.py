@@ -6,17 +6,21 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Final
 
 from stratoscope.errors import StoreError
 from stratoscope.explain.bounds.calls import best_calls
 from stratoscope.host.capture import capture_hardware
 from stratoscope.improve.advise import Request, advise
-from stratoscope.improve.roofs import machine_roofs
+from stratoscope.improve.roofs import QUICK_S, machine_roofs
 from stratoscope.improve.timing import ExecutedTimer, executed_protocol
 from stratoscope.spec.advice import AdviceSection
 from stratoscope.spec.performance import Environment, PartMeasurement
 from stratoscope.stats.quantity import Quantity
 from stratoscope.store.performance import PerformanceDatabase
+
+#: Seconds for this machine's roofs in the quick version, where they are not known.
+_QUICK_ROOFS_S: Final = 8.0
 
 
 def advise_with_database(
@@ -51,7 +55,13 @@ def advise_with_database(
         complete = replace(
             request,
             calls=best_calls(measured, threads),
-            machine=lambda: machine_roofs(threads, database, keep=keep, on_progress=on_progress),
+            machine=lambda: machine_roofs(
+                threads,
+                database,
+                keep=keep,
+                budget_s=_QUICK_ROOFS_S if request.quick else QUICK_S,
+                on_progress=on_progress,
+            ),
         )
         return advise(complete, timer, on_progress=on_progress)
 

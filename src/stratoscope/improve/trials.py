@@ -120,7 +120,7 @@ def _accuracy(variant: Variant, session: Session) -> Quantity | None:
     dataset = dataset_for(variant.model)
     if dataset is None:
         return None
-    return measure_accuracy(session, dataset).metrics.get("top-1")
+    return measure_accuracy(session, dataset).metrics.get("top1")
 
 
 def _untimed(status: str, why: str, tolerance: float, error: float | None = None) -> Trial:

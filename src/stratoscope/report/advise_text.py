@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from stratoscope.explain.advice.calibration import Calibration
 from stratoscope.report import format as fmt
 from stratoscope.report.terminal import clean, plain_table
 from stratoscope.spec.advice import Advice, AdviceSection, Trial
@@ -131,6 +132,26 @@ def _without_gain(rest: list[Advice]) -> Table:
     for advice in rest[:_MOST_WITHOUT_GAIN]:
         table.add_row(advice.title, gain(advice.predicted), achieved(advice, brief=True))
     return table
+
+
+def render_calibration(found: Calibration, console: Console) -> None:
+    """Prints predicted against achieved speed-ups, and how good the predictions are together."""
+    table = plain_table("Advice that was predicted and tried")
+    for name in ("model", "back end", "advice", "predicted", "achieved", "of the gain"):
+        table.add_column(name, justify="left" if name in ("model", "back end", "advice") else "right")
+    for one in found.tried:
+        realised = fmt.UNJUSTIFIED if one.realised is None else fmt.share(one.realised)
+        figures = (f"{fmt.bare(one.predicted, '1')}x", f"{fmt.bare(one.achieved, '1')}x", realised)
+        table.add_row(clean(one.model), one.backend, one.key, *figures)
+    console.print(table)
+    for name, quantity in (
+        ("part of the predicted gain that was achieved", found.realised),
+        ("difference between achieved and predicted speed-up", found.error),
+        ("achieved over predicted speed-up", found.bias),
+    ):
+        percent = quantity is not found.bias
+        label = fmt.statistic_label(quantity.statistic)
+        console.print(f"{label} of {name}: {fmt.text(quantity, percent=percent)}", highlight=False)
 
 
 def gain(speedup: Quantity) -> str:

@@ -17,6 +17,7 @@ from stratoscope.report.files import write_text
 from stratoscope.report.markup import Markup, element, join, script_data
 from stratoscope.report.sections import (
     accuracy,
+    advice,
     analyses,
     batch,
     cold,
@@ -73,6 +74,7 @@ def render(
         found = analyses.results(record, spans, samples) if spans is not None else ()
     present: list[Section | None] = [
         latency.section(record, samples),
+        advice.section(record),
         batch.section(record),
         cold.section(record),
         layers.section(record),

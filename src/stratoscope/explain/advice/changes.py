@@ -10,8 +10,6 @@ from typing import Any, Final
 SAME_NUMBERS: Final = 1e-4
 #: The same for bfloat16 (8 bits of mantissa: 0.4 % a rounding) through a deep network.
 BFLOAT16_NUMBERS: Final = 5e-2
-#: The same for int8 weights and activations.
-INT8_NUMBERS: Final = 2e-1
 
 
 @dataclass(frozen=True, slots=True)

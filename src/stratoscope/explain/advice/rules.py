@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stratoscope.explain.advice.changes import BFLOAT16_NUMBERS, INT8_NUMBERS, Change
+from stratoscope.explain.advice.changes import BFLOAT16_NUMBERS, Change
 from stratoscope.explain.advice.facts import BFLOAT16_ISA, Facts
 from stratoscope.spec.advice import Question
 from stratoscope.spec.record import LayerRow
@@ -225,24 +225,6 @@ def _bfloat16(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _int8(facts: Facts) -> Iterator[Finding]:
-    found = _of_rewrite(facts, "int8-products")
-    if facts.backend != "onnxruntime" or found is None:
-        return
-    names, rows = found
-    share = facts.share(rows)
-    yield Finding(
-        "int8-products",
-        "Q6",
-        "Matrix products with int8 weights",
-        f"{_count(len(names), 'matrix product')} {_takes(share)} in float32",
-        "stratoscope advise MODEL --save FILE.onnx --lower-precision writes the quantised model",
-        Change(graph=("int8-products",), tolerance=INT8_NUMBERS),
-        names,
-        share,
-    )
-
-
 def _other_runtime(facts: Facts) -> Iterator[Finding]:
     for name in facts.other_backends:
         options: dict[str, Any] = {"precision": "float32"} if name == "openvino" else {}
@@ -282,7 +264,6 @@ RULES: Final = (
     Rule("packed-linear", "Q3", False, _packed_linear),
     Rule("compile", "Q5", False, _compiled),
     Rule("bfloat16", "Q6", False, _bfloat16),
-    Rule("int8-products", "Q6", False, _int8),
     Rule("channels-last", "Q7", True, _channels_last),
     Rule("graph-level", "Q8", True, _graph_level),
     Rule("threads", "Q8", True, _threads),
