@@ -9,9 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from stratoscope.llm import hf_classic, hf_decoder, hf_latent
-from stratoscope.llm.base import LlmError, UnknownArchitectureError, validated
+from stratoscope.llm import hf_classic, hf_decoder, hf_latent, hf_step
+from stratoscope.llm.base import LlmError, UnknownArchitectureError, UnsupportedError, validated
 from stratoscope.llm.config import Config
+from stratoscope.llm.hf_defaults import REFUSED, with_defaults
 from stratoscope.llm.spec import ModelSpec
 
 GATED = (
@@ -28,6 +29,8 @@ READERS: dict[str, Callable[[Config], ModelSpec]] = {
     "llama4_text": hf_decoder.read_llama4,
     "gemma4_text": hf_decoder.read_gemma4,
     "mimo_v2_flash": hf_decoder.read_mimo_v2,
+    "step3p5": hf_step.read_step,
+    "step3p7": hf_step.read_step,
     "mamba2": hf_latent.read_mamba2,
     "gpt2": hf_classic.read_gpt2,
     "gpt_neox": hf_classic.read_gpt_neox,
@@ -43,7 +46,10 @@ READERS: dict[str, Callable[[Config], ModelSpec]] = {
 }
 
 # Multimodal models: the key of their language model, where `model_type` says only that there is one.
-TEXT_TYPES = {"llama4": "llama4_text", "gemma3": "gemma3_text", "gemma4": "gemma4_text", "kimi_k25": "kimi_k2"}
+TEXT_TYPES = {
+    "llama4": "llama4_text", "gemma3": "gemma3_text", "gemma4": "gemma4_text", "kimi_k25": "kimi_k2",
+    "minimax_m3_vl": "minimax_m3_vl_text", "step3p7": "step3p7",
+}  # fmt: skip
 
 
 def from_hf(config: Mapping[str, Any], name: str = "model") -> ModelSpec:
@@ -60,12 +66,16 @@ def from_hf(config: Mapping[str, Any], name: str = "model") -> ModelSpec:
         inherited: dict[str, Any] = {key: data[key] for key in ("tie_word_embeddings", "architectures") if key in data}
         data = {"model_type": TEXT_TYPES.get(str(data.get("model_type")), ""), **inherited, **text}
     family = str(data.get("model_type", ""))
+    if family in REFUSED:
+        raise UnsupportedError(
+            f"{name}: model_type {family!r} has {REFUSED[family]}", hint="no exact count of these is modelled"
+        )
     reader = READERS.get(family)
     if reader is None:
         raise UnknownArchitectureError(
             f"{name}: no reader for model_type {family!r}", hint="known: " + ", ".join(sorted(READERS))
         )
-    return reader(Config(data, name))
+    return reader(Config(with_defaults(family, data), name))
 
 
 @cache

@@ -43,6 +43,7 @@ class Attention(Value):
     qkv_bias: bool = False
     out_bias: bool = False
     output_gate: bool = False  # a gate of the width of the queries beside them (Qwen 3.5)
+    head_gate: bool = False  # one gate a head, from the layer's input (Step 3.5)
     shared_kv_projection: bool = False  # values are the keys (Gemma 4 global layers)
     vector_params: int = 0  # q/k norms, sinks
     cross: bool = False  # keys and values come from the encoder
@@ -68,6 +69,8 @@ class Attention(Value):
             )
             for name, dim in shapes
         ]
+        if self.head_gate:
+            out.append(Linear(name="head gate", n_in=hidden, n_out=self.heads, shard="col"))
         out.append(Linear(name="o", n_in=self.heads * self.v_head_dim, n_out=hidden, bias=self.out_bias, shard="row"))
         return tuple(out)
 
