@@ -32,7 +32,9 @@ LibraryOption = Annotated[
 ]
 PrecisionOption = Annotated[
     list[str] | None,
-    typer.Option("--precision", help="float32 (the default) or bfloat16; repeat for several.", show_default=False),
+    typer.Option(
+        "--precision", help="float32 (the default), bfloat16 or int8; repeat for several.", show_default=False
+    ),
 ]
 CacheOption = Annotated[
     list[str] | None,

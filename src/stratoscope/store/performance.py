@@ -150,7 +150,7 @@ class PerformanceDatabase:
         with self._database.reading("look for measurements of parts") as connection:
             known = {
                 (row.part, row.candidate, row.protocol)
-                for query in _queries(wanted, environment.digest)
+                for query in _queries(wanted, environment.digest, records=False)
                 for row in connection.execute(query).all()
                 if row.status in settled
             }
@@ -268,9 +268,14 @@ def _keep_document(connection: Connection, kind: str, digest: str, text: str) ->
     connection.execute(add(PART_DOCUMENTS).values(kind=kind, digest=digest, record=text).on_conflict_do_nothing())
 
 
-def _queries(wanted: Mapping[str, set[str] | None], environment: str | None) -> Iterator[Select[Any]]:
-    """Queries that together give the rows of the wanted digests; several where there are many parts."""
-    query = select(PART_MEASUREMENTS)
+def _queries(
+    wanted: Mapping[str, set[str] | None], environment: str | None, *, records: bool = True
+) -> Iterator[Select[Any]]:
+    """Queries that together give the rows of the wanted digests; several where there are many parts.
+
+    Without `records` they give keys and status only: raw samples are most of a row.
+    """
+    query = select(PART_MEASUREMENTS) if records else select(*_KEY, PART_MEASUREMENTS.c.status)
     if environment is not None:
         query = query.where(PART_MEASUREMENTS.c.environment == environment)
     for name in ("candidate", "protocol"):

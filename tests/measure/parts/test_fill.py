@@ -158,7 +158,8 @@ def test_executed_nodes_are_parts_of_their_own(small: ModuleType, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"caches": ["warm"]}, "no cache state is called 'warm'"),
+        ({"caches": ["warm"]}, "no cache state of a part is called 'warm'"),
+        ({"caches": ["sequence"]}, "no cache state of a part is called 'sequence'"),
         ({"parts": ["nodes"]}, "no parts are called 'nodes'"),
         ({"parts": ["executed:most"]}, "no parts are called 'executed:most'"),
     ],

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from stratoscope.errors import MeasurementError
-from stratoscope.measure.parts import runner
+from stratoscope.measure.parts import default_candidates, runner
 from stratoscope.measure.parts.runner import FillSummary, run_parts
 from stratoscope.spec.performance import PartMeasurement, Protocol
 
@@ -151,3 +151,18 @@ def test_onnxruntime_tells_the_nodes_that_it_executes(small: ModuleType, modules
     assert any("Conv" in name for name in told["graph=all"])
     assert all(one.settings["threads"] == 1 and not one.settings["spinning"] for one in found)
     assert all(one.overhead_s > 0 for one in found)
+
+
+def test_int8_products_are_quantised_or_unsupported_never_float32(small: ModuleType, modules: dict[str, str]) -> None:
+    found: list[PartMeasurement] = []
+    candidates = default_candidates(libraries=("onnxruntime",), precisions=("int8",))
+    parts = [
+        *small.parts_of(small.one("MatMul", (8, 64), small.random(64, 32))),
+        *small.parts_of(small.one("Relu", (8, 64))),
+    ]
+    run_parts(parts, candidates, [small.HOT], environment=small.HERE, on_result=found.append, modules=modules)
+    product, relu = found
+    assert product.status == "ok", product.reason
+    assert 1e-4 < (product.max_error or 0) < 6e-2
+    assert product.executed_operators == ("com.microsoft.DynamicQuantizeMatMul",)
+    assert relu.status == "unsupported"

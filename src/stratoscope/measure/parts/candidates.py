@@ -28,7 +28,8 @@ MODULES: Final[Mapping[str, str]] = {
 }
 #: Measured where nothing is chosen. torch.compile is not: it takes seconds to compile each layer.
 DEFAULT_LIBRARIES: Final = ("onnxruntime", "pytorch", "onednn", "openvino")
-PRECISIONS: Final = ("float32", "bfloat16")
+PRECISIONS: Final = ("float32", "bfloat16", "int8")
+_FLOATING: Final = ("float32", "bfloat16")
 
 
 class _Choice(NamedTuple):
@@ -41,12 +42,13 @@ class _Choice(NamedTuple):
 _LAYER_CHOICES: Final = (
     _Choice("onnxruntime", "graph=extended"),
     _Choice("onnxruntime", "graph=all"),
-    _Choice("pytorch", "eager", precisions=PRECISIONS),
-    _Choice("pytorch", "eager", "NHWC", PRECISIONS),
-    _Choice("onednn", "packed", precisions=PRECISIONS),
-    _Choice("onednn", "packed", "NHWC", PRECISIONS),
+    _Choice("onnxruntime", "dynamic quantization, graph=all", precisions=("int8",)),
+    _Choice("pytorch", "eager", precisions=_FLOATING),
+    _Choice("pytorch", "eager", "NHWC", _FLOATING),
+    _Choice("onednn", "packed", precisions=_FLOATING),
+    _Choice("onednn", "packed", "NHWC", _FLOATING),
     _Choice("torch.compile", "inductor"),
-    _Choice("openvino", "compiled", precisions=PRECISIONS),
+    _Choice("openvino", "compiled", precisions=_FLOATING),
 )
 #: Executed nodes are run as they are: they are what an optimiser made.
 _EXECUTED_CHOICES: Final = (_Choice("onnxruntime", "graph=off", "opaque"),)

@@ -13,6 +13,7 @@ from stratoscope.graph.signature import signature
 from stratoscope.host.lock import measurement_lock
 from stratoscope.measure.parts.candidates import MODULES, default_candidates
 from stratoscope.measure.parts.parts import Level, RunnablePart, executed_parts, layer_parts
+from stratoscope.measure.parts.protocol import CLEANED
 from stratoscope.measure.parts.runner import FillSummary, OnProgress, run_parts
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.performance import CacheState, Candidate, Environment, Part, PartMeasurement, Protocol
@@ -45,9 +46,9 @@ class Wanted:
             MeasurementError: a cache state or kind of part is not known.
         """
         for state in caches or ():
-            if state not in get_args(CacheState):
+            if state not in CLEANED:
                 raise MeasurementError(
-                    f"no cache state is called {state!r}", hint=f"there are {', '.join(get_args(CacheState))}"
+                    f"no cache state of a part is called {state!r}", hint=f"there are {', '.join(CLEANED)}"
                 )
         levels = [word.removeprefix("executed:") for word in parts or () if word != "layers"]
         for word, level in zip([word for word in parts or () if word != "layers"], levels, strict=True):

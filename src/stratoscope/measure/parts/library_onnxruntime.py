@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from stratoscope.graph.onnx_file import load_onnx
-from stratoscope.measure.parts.library import Array, Job, Prepared
+from stratoscope.measure.parts.library import Array, Job, Prepared, Unsupported
 
 _LEVELS = {
     "off": "ORT_DISABLE_ALL",
@@ -24,7 +26,9 @@ _EXTERNAL_FROM_BYTES = "1024"
 def prepare(job: Job) -> Prepared:
     """A session with inputs and outputs bound to memory that is given once."""
     onnxruntime.set_default_logger_severity(4)
-    level = job.candidate.implementation.removeprefix("graph=")
+    level = job.candidate.implementation.rpartition("graph=")[2]
+    quantized = job.candidate.precision == "int8" and not job.empty
+    model = _quantized(job) if quantized else job.path
     optimised = job.folder / f"{uuid.uuid4().hex}.onnx"
     options = _options(job.threads, level)
     options.optimized_model_filepath = str(optimised)
@@ -32,13 +36,15 @@ def prepare(job: Job) -> Prepared:
     options.add_session_config_entry(f"{external}_file_name", f"{optimised.name}.weights")
     options.add_session_config_entry(f"{external}_min_size_in_bytes", _EXTERNAL_FROM_BYTES)
     try:
-        session = onnxruntime.InferenceSession(str(job.path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         operators = tuple(
             f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in load_onnx(optimised).graph.node
         )
     finally:
         optimised.unlink(missing_ok=True)
         optimised.with_name(f"{optimised.name}.weights").unlink(missing_ok=True)
+    if quantized and not any("Integer" in name or "Quantize" in name for name in operators):
+        raise Unsupported("nothing of it can be quantised while it runs")
     settings = session.get_session_options()
     told = {
         "threads": settings.intra_op_num_threads,
@@ -47,6 +53,19 @@ def prepare(job: Job) -> Prepared:
         "provider": session.get_providers()[0],
     }
     return _bound(session, job, operators, told)
+
+
+def _quantized(job: Job) -> Path:
+    """The model with 8-bit weights, whose inputs are quantised at each call (products and convolutions)."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    path = job.folder / "quantized.onnx"
+    logging.disable(logging.WARNING)  # it advises to preprocess models, which a single layer does not need
+    try:
+        quantize_dynamic(job.path, path, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True})
+    finally:
+        logging.disable(logging.NOTSET)
+    return path
 
 
 def _options(threads: int, level: str) -> Any:

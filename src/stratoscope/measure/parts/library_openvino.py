@@ -36,6 +36,9 @@ def prepare(job: Job) -> Prepared:
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if precision != wanted:
         raise Unsupported(f"it computes in {precision} where {wanted} was asked for")
+    operators = _operators(compiled)
+    if wanted == "bf16" and not job.empty and not any(name.endswith("bf16)") for name in operators):
+        raise Unsupported("OpenVINO computes it in float32 whatever the precision hint says")
     request = compiled.create_infer_request()
     kept = [np.ascontiguousarray(value) for value in job.feeds.values()]  # in the order of the graph's inputs
     tensors = [openvino.Tensor(value, shared_memory=True) for value in kept]
@@ -56,7 +59,7 @@ def prepare(job: Job) -> Prepared:
         "precision": _NAMES.get(precision, precision),
         "streams": int(compiled.get_property("NUM_STREAMS")),
     }
-    return Prepared(call, outputs, _operators(compiled), settings)
+    return Prepared(call, outputs, operators, settings)
 
 
 def _operators(compiled: Any) -> tuple[str, ...]:

@@ -23,6 +23,9 @@ WARM_UP_CALLS: Final = 2
 #: A call that takes longer than this is its own warm-up.
 LONG_NS: Final = 20_000_000
 
+#: The states that a part can be measured in alone.
+CLEANED: Final[tuple[CacheState, ...]] = ("hot", "flushed", "evicted")
+
 Clean = Callable[[], object]
 
 
@@ -47,6 +50,8 @@ class Caches:
 
     def cleaner(self, state: CacheState) -> Clean:
         """What to call between timed calls. With several threads each CPU's own L2 is read over."""
+        if state not in CLEANED:
+            raise ValueError(f"a part alone cannot be measured in cache state {state!r}")
         if state == "hot":
             return _nothing
         size = self._l2 if state == "flushed" else EVICT_TIMES * self._last

@@ -26,8 +26,9 @@ from stratoscope.measure.parts.protocol import Caches, time_slice
 from stratoscope.spec.performance import Candidate
 
 #: Largest difference to the reference over the largest magnitude of the reference. float32: sums of some ten thousand
-#: products in another order, or by Winograd's transform; bfloat16: 8 bits of each input, sums in float32.
-TOLERANCE: Final[Mapping[str, float]] = {"float32": 1e-4, "bfloat16": 3e-2}
+#: products in another order, or by Winograd's transform; bfloat16: 8 bits of each input, sums in float32; int8: inputs
+#: are rounded to a 256th of their range, exact sums.
+TOLERANCE: Final[Mapping[str, float]] = {"float32": 1e-4, "bfloat16": 3e-2, "int8": 6e-2}
 _SENTINEL_SIZE: Final = 96
 _MOST_WORDS: Final = 300
 #: The alarm of a question comes so much later than the parent's own patience, which is the one that is reported.
