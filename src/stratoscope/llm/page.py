@@ -32,6 +32,7 @@ STYLE = (
     ".bar{display:flex;height:24px;margin:.1em 0 .7em}.bar span{display:block}.keys{font-size:14px}"
     ".keys span{display:inline-block;margin-right:1.2em}.keys i{display:inline-block;width:.8em;height:.8em;"
     "margin-right:.35em}table{border-collapse:collapse;font-size:14px}td,th{padding:.25em .9em .25em 0;text-align:left}"
+    "@media(max-width:700px){pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px}}"
 )
 
 
