@@ -172,6 +172,24 @@ def test_a_run_is_compared_with_a_trace_file(
     assert found["facts"]["change_s"] == pytest.approx(50e-6)
 
 
+def test_a_trace_file_is_analysed_as_one_run_down_to_its_deepest_level(run: Run, tmp_path: Path) -> None:
+    def event(category: str, name: str, pid: int, ts: float, dur: float) -> dict[str, Any]:
+        args = {"correlation": 1}
+        return {"ph": "X", "cat": category, "name": name, "pid": pid, "tid": 7, "ts": ts, "dur": dur, "args": args}
+
+    file = tmp_path / "gpu.json"
+    events = [event("cuda_runtime", "cudaLaunchKernel", 42, 5, 5), event("kernel", "gemm", 0, 20, 30.5)]
+    file.write_text(json.dumps({"schemaVersion": 1, "deviceProperties": [], "traceEvents": events}))
+    found = json.loads(run("analyze", file, "-a", "A8", "-a", "A2", "--json", "-"))
+    assert found["run"] == "gpu.json"
+    assert [(row["name"], row["time_s"]) for row in found["results"][0]["rows"]] == [("gemm", pytest.approx(30.5e-6))]
+    assert [one["what"].split()[0] for one in found["unavailable"]] == ["A2"]
+    shown = run("analyze", file, "-a", "A8")
+    assert shown.splitlines()[0] == "2 spans of 2 records, read as kineto"
+    with pytest.raises(MeasurementError, match="the page is that of a stored run"):
+        run("analyze", file, "--html", tmp_path / "page.html")
+
+
 def test_the_page_has_every_analysis_or_the_reason(run: Run, stored: ProfileSection, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     run("analyze", "first", "--html", page, *ROOFS)

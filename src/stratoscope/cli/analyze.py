@@ -1,4 +1,4 @@
-"""`stratoscope analyze RUN`: the analyses A1 to A15, and those beyond, of a stored run."""
+"""`stratoscope analyze RUN`: the analyses A1 to A15, and those beyond, of a stored run or a trace file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stratoscope.explain.analyses.result import AnalysisResult
     from stratoscope.explain.roofs import Roofs
     from stratoscope.spec.record import Unavailable
+    from stratoscope.trace.importers import ImportReport
 
 RoofOption = Annotated[
     list[str] | None,
@@ -33,7 +34,9 @@ _LIST = "list"
 def analyze(
     run: Annotated[
         str,
-        typer.Argument(help="A run's id or its beginning, 'last', or a model's name; 'list' lists the analyses."),
+        typer.Argument(
+            help="A run's id or its beginning, 'last', a model's name, or a trace file; 'list' lists the analyses."
+        ),
     ] = "last",
     analysis: Annotated[
         list[str] | None,
@@ -57,13 +60,19 @@ def analyze(
     machine: MachineOption = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads that the roofs of --machine are for.")] = 1,
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows of each table on the terminal.")] = 15,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="Format of a trace file, where its content does not tell it.", show_default=False
+        ),
+    ] = None,
     db: DatabaseOption = None,
 ) -> None:
-    """Analyse a stored run: the analyses A1 to A15 of XSP, and more. `stratoscope analyze list` lists them."""
+    """Analyse a stored run or a trace file: the analyses A1 to A15 of XSP, and more; `analyze list` lists them."""
     from stratoscope.errors import MeasurementError
     from stratoscope.explain.analyses.registry import analyse, find, registry
     from stratoscope.explain.analyses.result import AnalysisOptions, AnalysisResult
-    from stratoscope.explain.analyses.stored import stored_run
+    from stratoscope.explain.analyses.stored import named_trace
     from stratoscope.report.files import check_writable
 
     if run == _LIST:
@@ -75,24 +84,27 @@ def analyze(
     options = AnalysisOptions(batch_size, _roofs(roof, bandwidth, machine, threads))
     if html is not None:
         check_writable(html)
-    stored = stored_run(run, db)
-    name, trace = stored.record.id, stored.trace
+    named = named_trace(run, db, format=format)
+    name, trace, stored = named.name, named.trace, named.run
+    if html is not None and stored is None:
+        raise MeasurementError(f"the page is that of a stored run, and {name} is a file", hint="take --csv or --json")
     found = [analyse(one, trace, options) for one in wanted]
     results = [one for one in found if isinstance(one, AnalysisResult)]
     missing = [one for one in found if not isinstance(one, AnalysisResult)]
     if not results:
         why = dict.fromkeys(one.why for one in missing)
-        raise MeasurementError(f"run {name} does not have what {', '.join(wanted)} needs: {'; '.join(why)}")
+        what = name if stored is None else f"run {name}"
+        raise MeasurementError(f"{what} does not have what {', '.join(wanted)} needs: {'; '.join(why)}")
     if csv is not None:
         write_out(csv, results[0].to_csv())
     if json_file is not None:
         write_out(json_file, _json(name, results, missing))
-    if html is not None:
+    if html is not None and stored is not None:
         from stratoscope.report.html import write_report
 
         write_report(stored.record, html, samples=stored.samples, spans=stored.spans, found=found)
     if "-" not in (str(csv), str(json_file)):
-        _print(results, missing, rows)
+        _print(results, missing, rows, named.read)
 
 
 def _list(json_file: Path | None) -> None:
@@ -165,13 +177,17 @@ def write_out(file: Path, text: str) -> None:
         write_text(file, text)
 
 
-def _print(results: list[AnalysisResult], missing: list[Unavailable], rows: int) -> None:
+def _print(results: list[AnalysisResult], missing: list[Unavailable], rows: int, read: ImportReport | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
     from stratoscope.report.analysis import render_analysis
+    from stratoscope.report.trace_terminal import render_import
 
     console = Console()
+    if read is not None:
+        render_import(read, console)
+        console.print()
     for number, result in enumerate(results):
         if number:
             console.print()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from stratoscope.cli.analyze import write_out
 from stratoscope.cli.options import DatabaseOption, JsonOption
-
-if TYPE_CHECKING:
-    from stratoscope.explain.analyses.leveled_trace import LeveledTrace
 
 _HELP = "A run's id or its beginning, 'last', a model's name, or a trace file."
 
@@ -31,10 +28,11 @@ def diff(
 
     from rich.console import Console
 
+    from stratoscope.explain.analyses.stored import named_trace
     from stratoscope.explain.trace_diff import diff_traces
     from stratoscope.report.analysis import render_analysis
 
-    result = diff_traces(_trace(a, db), _trace(b, db))
+    result = diff_traces(named_trace(a, db).trace, named_trace(b, db).trace)
     document = {"schema": "stratoscope/trace-diff/1", "a": a, "b": b, **result.to_json()}
     if csv is not None:
         write_out(csv, result.to_csv())
@@ -42,13 +40,3 @@ def diff(
         write_out(json_file, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if "-" not in (str(csv), str(json_file)):
         render_analysis(result, Console(), rows)
-
-
-def _trace(named: str, db: str | None) -> LeveledTrace:
-    """The trace in a file of that name, else of the stored run."""
-    from stratoscope.explain.analyses.leveled_trace import LeveledTrace
-    from stratoscope.explain.analyses.stored import stored_run
-    from stratoscope.trace.importers import import_trace
-
-    path = Path(named)
-    return LeveledTrace.of(import_trace(path).spans) if path.is_file() else stored_run(named, db).trace
