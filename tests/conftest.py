@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,9 @@ def _load(name: str) -> ModuleType:
     spec.loader.exec_module(module)
     return module
 
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and so would all that the job starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RECORDS = _load("records")
 MACHINES = _load("machines")
