@@ -43,6 +43,26 @@ def test_mode_that_a_back_end_lacks_is_one_line_with_the_way_out(stratoscope, mo
     assert len(result.err.strip().splitlines()) == 1
 
 
+def test_number_of_new_tokens_is_of_generation_only(stratoscope) -> None:  # type: ignore[no-untyped-def]
+    result = stratoscope("profile", "digits", "--new-tokens", "3", *BRIEF)
+    assert result.code == 2
+    assert "--mode generate" in result.err
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_generation_has_as_many_tokens_as_asked_for(stratoscope, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "record.json"
+    options = ("-b", "pytorch", "--mode", "generate", "--new-tokens", "3", "--budget", "1")
+    result = stratoscope("profile", "gpt2", *options, "--json", file, "--threads", "1", "--no-save")
+    assert result.code == 0, result.err
+    generation = json.loads(file.read_text())["generation"]
+    assert generation["new_tokens"] == 3
+    held = generation["prompt_tokens"] + 2  # the last token is not fed back
+    per_token = generation["cache_bytes_per_token"]["value"]
+    assert generation["cache_bytes"]["value"] == per_token * held * generation["batch_size"]
+
+
 @pytest.mark.torch
 def test_training_step_is_reported_with_its_phases(stratoscope, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path / "record.json"

@@ -38,6 +38,10 @@ def profile(
         typer.Option("--repeats", min=1, help="Runs of each level; default: what the budget has room for."),
     ] = None,
     budget: Annotated[float, typer.Option("--budget", min=1, help="Seconds for the runs of all levels.")] = 20.0,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option("--new-tokens", min=1, help="Tokens of a generation (--mode generate); default: 32."),
+    ] = None,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
     html: HtmlOption = None,
@@ -51,9 +55,12 @@ def profile(
     traced no deeper.
     """
     from stratoscope.cli.execute import Outputs, execute_and_show
+    from stratoscope.errors import MeasurementError
     from stratoscope.measure.plan import Plan, Section
     from stratoscope.spec.scenario import ScenarioManifest
 
+    if new_tokens is not None and mode is not Mode.GENERATE:
+        raise MeasurementError("--new-tokens is of generation only", hint="add --mode generate")
     plan = Plan(
         model=model,
         backend=backend,
@@ -66,6 +73,7 @@ def profile(
         profile_level=level,
         profile_repeats=repeats,
         mode=mode,
+        new_tokens=new_tokens,
         wait=wait,
     )
     execute_and_show(plan, Outputs(json_file, html, db, save))

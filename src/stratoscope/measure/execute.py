@@ -284,11 +284,13 @@ def _by_mode(run: _Run) -> None:
     level = None if run.plan.profile_level is None else Level[run.plan.profile_level.name]
     backend: Any = run.backend
     if run.plan.mode is Mode.GENERATE:
-        from stratoscope.measure.generation import measure_generation
+        from stratoscope.measure.generation import NEW_TOKENS, measure_generation
 
         session = _able(run, "generation")(run.model, run.plan.options)
         run.options = dict(session.effective_options)
-        run.sections["generation"], run.spans = measure_generation(session, feeds, budget_s=run.plan.profile_budget_s)
+        run.sections["generation"], run.spans = measure_generation(
+            session, feeds, budget_s=run.plan.profile_budget_s, new_tokens=run.plan.new_tokens or NEW_TOKENS
+        )
         return
     if run.plan.mode is Mode.TRAIN:
         from stratoscope.measure.training import measure_training

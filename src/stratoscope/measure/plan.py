@@ -58,6 +58,7 @@ class Plan:
         profile_level: how deep the profile goes; None: to the layer, by the back end's plain tracer.
         profile_repeats: inferences of each configuration of the profile; None: what the budget has room for.
         mode: what is profiled: inferences, training steps, or generation.
+        new_tokens: tokens of a generation; None: 32.
         wait: wait for another measurement on this machine to end, instead of failing.
         log_dir: where LoadGen's files are kept, or None.
         trace_load: whether the layers of every request of the load are traced.
@@ -79,6 +80,7 @@ class Plan:
     profile_level: ProfileLevel | None = None
     profile_repeats: int | None = None
     mode: Mode = Mode.INFER
+    new_tokens: int | None = None
     wait: bool = True
     log_dir: Path | None = None
     trace_load: bool = False

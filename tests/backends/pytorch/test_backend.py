@@ -66,6 +66,19 @@ def test_module_computes_what_it_computes_by_itself(small: LoadableModel, images
     np.testing.assert_array_equal(session.bind(images)()[0], expected)
 
 
+@pytest.mark.slow
+def test_compiled_module_gives_what_the_eager_one_gives(small: LoadableModel, images: Feeds) -> None:
+    compiled = PyTorchBackend().load(small, BackendOptions(threads=1, execution="compile"))
+    eager = PyTorchBackend().load(small, ONE_THREAD)
+    assert compiled.effective_options["execution"] == "compile"
+    compiled.run(images)
+    torch._dynamo.utils.counters.clear()
+    for ours, theirs in zip(compiled.run(images), eager.run(images), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert PyTorchBackend().trace_levels(BackendOptions(execution="compile"))[Level.LAYER] is not None
+
+
 def test_session_leaves_the_module_of_the_caller_alone(small: LoadableModel, images: Feeds) -> None:
     small.module.train()
     before = {key: value.clone() for key, value in small.module.state_dict().items()}

@@ -13,6 +13,7 @@ import transformers
 
 from stratoscope.backends.base import BackendOptions
 from stratoscope.backends.pytorch.backend import PyTorchBackend
+from stratoscope.backends.pytorch.training import ACCUMULATE
 from stratoscope.errors import BackendError
 from stratoscope.measure.generation import measure_generation
 from stratoscope.measure.training import measure_training, phases_of
@@ -84,6 +85,26 @@ def test_backward_operators_are_attributed_to_the_modules_that_caused_them(small
     assert convolutions == ["1.second", "1.first", "0"]
     assert dict(backward)["AddmmBackward0"] == "4"
     assert [module for name, module in backward if name.startswith("ReluBackward")] == ["1", "1"]
+
+
+def test_gradients_are_added_up_for_the_module_that_owns_the_parameter(small: LoadableModel, images: Feeds) -> None:
+    spans = steps(small, images, Level.OPERATOR).filter(pl.col("run") == 1).sort("start_ns")
+    told = spans.filter(pl.col("name") == ACCUMULATE)["attributes"].to_list()
+    found = [json.loads(facts)["module"] for facts in told]
+    assert sorted(found) == sorted(["0", "1.first", "1.second", "4"] * 2)  # a weight and a bias each
+    assert list(dict.fromkeys(found)) == ["4", "1.second", "1.first", "0"]  # backwards
+
+
+def test_weight_that_two_modules_share_belongs_to_the_first(images: Feeds) -> None:
+    first, second = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6, bias=False)
+    second.weight = first.weight
+    module = torch.nn.Sequential(first, torch.nn.ReLU(), second)
+    model = LoadableModel(
+        ModelManifest(id="tied", inputs=(TensorSpec(name="x", element_type="float32", shape=(3, 6)),)), module=module
+    )
+    spans = steps(model, {"x": np.ones((3, 6), np.float32)}, Level.OPERATOR).filter(pl.col("run") == 1)
+    told = spans.filter(pl.col("name") == ACCUMULATE)["attributes"].to_list()
+    assert [json.loads(facts)["module"] for facts in told] == ["0", "0"]
 
 
 def test_training_section_tells_rate_and_memory(small: LoadableModel, images: Feeds) -> None:

@@ -27,6 +27,8 @@ PHASES: Final = ("forward", "loss", "backward", "optimizer")
 OPTIMIZER: Final = "SGD, learning rate 0.001, momentum 0.9"
 _LIBRARY: Final = "primitives are traced in inferences only"
 _SEED: Final = 0
+#: The engine's span around the addition of a parameter's gradient.
+ACCUMULATE: Final = "autograd::engine::evaluate_function: torch::autograd::AccumulateGrad"
 
 
 class TrainingSession(TorchSession):
@@ -102,7 +104,22 @@ class TrainingLayerTrace(TrainingSession, LayerTraceSession):
 class TrainingOperatorTrace(TrainingSession, OperatorTraceSession):
     """As TrainingLayerTrace with operators; those of the backward phase know the module that caused them."""
 
+    def __init__(self, model: LoadableModel, options: BackendOptions) -> None:
+        super().__init__(model, options)
+        self._accumulated: list[str] = []  # owners of the parameters in the order of their gradients, in one step
+        owners = _owners(self._layers)
+        self._watching = [
+            parameter.register_post_accumulate_grad_hook(
+                lambda _, owner=owners.get(id(parameter), self._name): self._accumulated.append(owner)
+            )
+            for parameter in self.prepared.module.parameters()
+            if self._layers and parameter.requires_grad
+        ]
+
     def _hook(self) -> None:
+        """The step that described the layers is over: from now on nobody watches the gradients."""
+        for watch in self._watching:
+            watch.remove()
         super()._hook()
         self._first_phase = _add_phases(self._layers, self._told)
 
@@ -116,7 +133,18 @@ class TrainingOperatorTrace(TrainingSession, OperatorTraceSession):
 
     def _frame(self, calls: Sequence[tuple[Any, int, int, int]]) -> pl.DataFrame:
         frame = super()._frame(calls)
-        return attributed(frame, [sequence_numbers(profile) for profile, *_ in calls])
+        return attributed(frame, [sequence_numbers(profile) for profile, *_ in calls], self._accumulated)
+
+
+def _owners(layers: Sequence[Layer]) -> dict[int, str]:
+    """The name of the innermost layer that holds a parameter, by the parameter's id; of several the first."""
+    held: dict[int, Layer] = {}
+    for layer in layers:
+        for parameter in layer.module.parameters():
+            outer = held.get(id(parameter))
+            if outer is None or any(layer.module is inside for inside in outer.module.modules()):
+                held[id(parameter)] = layer
+    return {key: layer.name for key, layer in held.items()}
 
 
 def sequence_numbers(results: Any) -> dict[tuple[str, int], list[int]]:
@@ -137,10 +165,14 @@ def sequence_numbers(results: Any) -> dict[tuple[str, int], list[int]]:
     return found
 
 
-def attributed(frame: pl.DataFrame, numbers: Sequence[Mapping[tuple[str, int], list[int]]]) -> pl.DataFrame:
+def attributed(
+    frame: pl.DataFrame, numbers: Sequence[Mapping[tuple[str, int], list[int]]], owners: Sequence[str] = ()
+) -> pl.DataFrame:
     """`frame` with `phase` for each operator, and for those of the backward phase the `module` that caused them.
 
-    The module is that of the forward operator with the same sequence number; operators below inherit it.
+    The module is that of the forward operator with the same sequence number; operators below inherit it. A gradient is
+    added up (AccumulateGrad) without such a number: the k-th time of a step it is that of the k-th of `owners`, since
+    the engine takes the same order in every step.
     """
     rows = {row["span"]: row for row in frame.iter_rows(named=True)}
     facts: dict[int, dict[str, Any]] = {}
@@ -151,6 +183,7 @@ def attributed(frame: pl.DataFrame, numbers: Sequence[Mapping[tuple[str, int], l
         )
         causes: dict[int, str] = {}
         seen: dict[str, int] = {}
+        complete = sum(row["name"] == ACCUMULATE for row in spans) == len(owners)
         phase_of: dict[int, str] = {}
         module_of: dict[int, str] = {}
         for row in spans:
@@ -167,7 +200,7 @@ def attributed(frame: pl.DataFrame, numbers: Sequence[Mapping[tuple[str, int], l
             if phase == "forward" and number >= 0 and module is not None:
                 causes[number] = module
             elif phase == "backward" and module is None:
-                module = causes.get(number)
+                module = owners[rank] if name == ACCUMULATE and complete else causes.get(number)
             if module is not None:
                 module_of[span] = module
             facts[span] = {"phase": phase} | ({"module": module} if phase == "backward" and module is not None else {})
