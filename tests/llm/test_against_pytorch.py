@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -80,8 +81,9 @@ FLOPS = [name for name in CONFIGS if name not in ("llama4", "mamba2", "t5", "t5 
 CACHED = [name for name in FLOPS if name not in ("falcon grouped", "bert")]
 
 
+@cache
 def build(name: str, device: str = "meta") -> tuple[Any, ModelSpec]:
-    """The transformers model, and our spec of its own configuration."""
+    """The transformers model, built once for all tests of a device, and our spec of its own configuration."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 

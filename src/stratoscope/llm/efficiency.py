@@ -134,6 +134,11 @@ SECOND_LEVEL_RATIO = 2.2
 PEAK_SPREAD = {"p10": 1.0, "p90": 1.0}
 
 
+def largest(value: Num) -> float:
+    """The largest entry, without a detour over arrays where the value is one number."""
+    return float(value.max()) if isinstance(value, np.ndarray) else float(value)
+
+
 @dataclass(frozen=True)
 class Cost:
     """Seconds of one operator (scalar or one per plan) with its interval and what bounds it."""
@@ -151,7 +156,7 @@ class Cost:
     def bound(self) -> str:
         """The largest part of a scalar cost: compute, memory or latency."""
         parts = {"compute": self.compute, "memory": self.memory, "latency": self.latency}
-        return max(parts, key=lambda name: float(np.max(parts[name])))
+        return max(parts, key=lambda name: largest(parts[name]))
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,13 @@ def _tied(config: Config) -> bool:
 def assemble(config: Config, layers: list[Layer], *, final_norm: int | None = None) -> ModelSpec:
     """The model around its layers: embedding, final norm, head."""
     hidden = config.integer("hidden_size")
+    equal: dict[Layer, Layer] = {}  # equal layers are one object, so that grouping them compares each only once
     return ModelSpec(
         name=config.name,
         family=_family(config),
         hidden=hidden,
         vocab=config.integer("vocab_size"),
-        layers=tuple(layers),
+        layers=tuple(equal.setdefault(layer, layer) for layer in layers),
         tied=_tied(config),
         extra_params=(("final norm", hidden if final_norm is None else final_norm),),
         max_context=config.optional("max_position_embeddings"),

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from stratoscope.llm.base import Num, Value
-from stratoscope.llm.efficiency import Cost
+from stratoscope.llm.efficiency import Cost, largest
 
 # Where the form of each formula comes from; its constants are those of the efficiency level.
 ALPHA_BETA = "Thakur et al., Int. J. High Perform. Comput. Appl. 19, 2005; factors of nccl-tests, doc/PERFORMANCE.md"
@@ -148,15 +148,15 @@ def node_of(name: str, terms: list[Term], unit: str = "s") -> Node:
 
 
 def _leaf(term: Term, unit: str) -> Node:
-    cost, count = term.cost, float(np.max(term.count))
+    cost, count = term.cost, largest(term.count)
     bound = "communication" if term.family == "collective" else cost.bound
     many = f" x {count:g}" if count != 1 else ""
     return Node(
         name=term.name,
-        value=float(np.max(term.time)),
+        value=largest(term.time),
         unit=unit,
-        low=float(np.max(cost.low)) * count,
-        high=float(np.max(cost.high)) * count,
+        low=largest(cost.low) * count,
+        high=largest(cost.high) * count,
         bound=bound,
         formula=cost.formula + many,
         source=formula_source(cost.formula),
@@ -169,14 +169,14 @@ def _parent(name: str, terms: list[Term], children: tuple[Node, ...], unit: str)
     bounds: dict[str, float] = {}
     for term in terms:
         key = "communication" if term.family == "collective" else term.cost.bound
-        bounds[key] = bounds.get(key, 0.0) + float(np.max(term.time))
+        bounds[key] = bounds.get(key, 0.0) + largest(term.time)
     levels = {term.cost.level for term in terms}
     return Node(
         name=name,
-        value=float(np.max(summed.time)),
+        value=largest(summed.time),
         unit=unit,
-        low=float(np.max(summed.low)),
-        high=float(np.max(summed.high)),
+        low=largest(summed.low),
+        high=largest(summed.high),
         bound=max(bounds, key=lambda key: bounds[key]) if bounds else "",
         formula="sum",
         level="+".join(sorted(levels)),

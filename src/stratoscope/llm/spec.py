@@ -147,7 +147,11 @@ class ModelSpec(Value):
     @property
     def groups(self) -> tuple[tuple[Layer, int], ...]:
         """Distinct layers with how often each occurs, in order of first occurrence."""
-        return tuple(Counter(self.layers).items())
+        layers = {id(layer): layer for layer in self.layers}  # readers repeat one object: compare each only once
+        groups: dict[Layer, int] = {}
+        for key, count in Counter(map(id, self.layers)).items():
+            groups[layers[key]] = groups.get(layers[key], 0) + count
+        return tuple(groups.items())
 
     @property
     def learned_positions(self) -> bool:
