@@ -20,4 +20,5 @@ def test_a_made_record_survives_json_and_its_key_follows_its_parts(make_record: 
 
 def test_every_section_of_a_made_record_is_filled(make_record: Callable[..., RunRecord]) -> None:
     empty = {name for name, value in make_record() if value in (None, "", (), {})}
-    assert empty == {"status_reason", "artifacts"}
+    of_other_verbs = {"training", "generation", "advice"}  # a record of an inference run has none
+    assert empty == {"status_reason", "artifacts"} | of_other_verbs
