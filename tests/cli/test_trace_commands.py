@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stratoscope.trace.importers import import_trace
 
 Run = Callable[..., Any]
@@ -74,3 +76,23 @@ def test_errors_are_one_line_and_code_two(stratoscope: Run, tmp_path: Path) -> N
         assert result.code == 2
         assert len(result.error_lines) == 1
         assert result.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "events"),
+    [
+        (("trace", "analyze"), []),
+        (("trace", "import"), []),
+        (("trace", "export"), []),
+        (("analyze",), []),
+        (("trace", "analyze"), [{"ph": "X", "name": "broken"}]),
+    ],
+)
+def test_trace_without_events_is_refused(
+    stratoscope: Run, tmp_path: Path, command: tuple[str, ...], events: list[object]
+) -> None:
+    (tmp_path / "t.json").write_text(json.dumps({"traceEvents": events}))
+    result = stratoscope(*command, "t.json")
+    assert result.code == 2
+    assert "t.json has no spans: " + ("all 1 of its records" if events else "it is empty") in result.err
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".json", ".parquet")) == ["t.json"]

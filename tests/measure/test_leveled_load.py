@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from stratoscope.backends.null import NullBackend
 from stratoscope.backends.onnxruntime import OnnxRuntimeBackend
 from stratoscope.errors import MeasurementError
 from stratoscope.explain.analyses.leveled_trace import LeveledTrace
@@ -101,12 +102,19 @@ def test_scenarios_whose_queries_hold_several_are_refused_before_they_run(kind: 
         run_traced_load(OnnxRuntimeBackend(), resolve("digits"), BackendOptions(), ScenarioManifest(kind=kind))
 
 
+def test_load_on_a_back_end_without_layers_says_so() -> None:
+    scenario = ScenarioManifest(min_duration_s=0.1, min_queries=20, warmup_s=0.02)
+    result, _ = run_traced_load(NullBackend(), resolve("digits"), BackendOptions(), scenario)
+    assert any("back end null has no layers" in note for note in result.section.notes)
+
+
 @pytest.mark.parametrize("kind", [ScenarioKind.SINGLE_STREAM, ScenarioKind.CONSTANT_RATE])
 def test_every_request_of_a_real_load_has_all_its_layers(kind: ScenarioKind) -> None:
     rate = {"target_qps": 200.0} if kind is ScenarioKind.CONSTANT_RATE else {}
     scenario = ScenarioManifest(kind=kind, min_duration_s=0.2, min_queries=20, warmup_s=0.05, **rate)
     result, spans = run_traced_load(OnnxRuntimeBackend(), resolve("digits"), BackendOptions(), scenario)
     assert TRACED_NOTE in result.section.notes
+    assert not any("has no layers" in note for note in result.section.notes)
     assert sorted(spans["run"].unique()) == sorted(result.samples["query"].unique())
     layers = spans.filter(pl.col("level") == Level.LAYER).group_by("run").len()
     assert layers.height == result.samples["query"].n_unique()

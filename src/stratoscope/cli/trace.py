@@ -44,11 +44,11 @@ def import_(
     from stratoscope.report.trace_terminal import render_import
     from stratoscope.trace.correlate import assign_parents
     from stratoscope.trace.exporters import export_trace
-    from stratoscope.trace.importers import import_trace
+    from stratoscope.trace.importers import import_nonempty
 
     target = output or Path(_SUFFIX.sub("", file.name) + ".parquet")
     check_writable(target)
-    trace = import_trace(file, format=format)
+    trace = import_nonempty(file, format=format)
     export_trace(assign_parents(trace.spans), target, tracks=trace.tracks)
     render_import(trace.report, Console())
     typer.echo(f"{target}")
@@ -78,12 +78,12 @@ def analyze(
     from stratoscope.explain.trace_summary import summarise
     from stratoscope.report.files import check_writable, write_text
     from stratoscope.report.trace_terminal import render_analysis, render_import
-    from stratoscope.trace.importers import import_trace
+    from stratoscope.trace.importers import import_nonempty
 
     to_terminal = json_file is None or str(json_file) != "-"
     if json_file is not None and to_terminal:
         check_writable(json_file)
-    trace = import_trace(file, format=format, attributes=False)
+    trace = import_nonempty(file, format=format, attributes=False)
     summary = summarise(trace.spans, all_steps=all_steps, kernel_delay_ns=round(kernel_delay_us * 1000))
     if json_file is not None:
         told = {"import": trace.report.as_dict(), **summary.as_dict(), "tracks": trace.tracks.to_dicts()}
@@ -151,11 +151,11 @@ def _source(source: str, db: str | None) -> tuple[ImportedTrace, int]:
     from stratoscope.errors import StoreError
     from stratoscope.store.store import Store
     from stratoscope.trace.correlate import assign_parents
-    from stratoscope.trace.importers import ImportedTrace, ImportReport, import_trace
+    from stratoscope.trace.importers import ImportedTrace, ImportReport, import_nonempty
     from stratoscope.trace.importers.build import track_frame
 
     if Path(source).is_file():
-        trace = import_trace(Path(source))
+        trace = import_nonempty(Path(source))
         told = trace.report.clock.get("unix_offset_ns", 0)
         offset = told if isinstance(told, int) else 0
         return ImportedTrace(assign_parents(trace.spans), trace.tracks, trace.report), offset

@@ -57,6 +57,9 @@ def run_traced_load(
     finally:
         session.close()
     notes = (*result.section.notes, TRACED_NOTE)
+    layers = spans.filter(pl.col("level") == Level.LAYER)["attributes"]
+    if not layers.fill_null("").str.contains('"synthetic": true', literal=True).not_().any():
+        notes = (*notes, f"back end {backend.name} has no layers: the trace tells of requests and inferences only")
     section = result.section.model_copy(update={"notes": notes})
     return LoadResult(section, result.samples, result.interrupted), request_spans(spans, result.samples)
 

@@ -51,7 +51,7 @@ def render_analysis(result: AnalysisResult, console: Console, rows: int) -> None
             max_width=None if numeric else _TEXT_WIDTH,
         )
     for row in zip(*(cells[place] for place in kept), strict=True):
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(_cut(text)) for text in row))
     console.print(table)
     left_out = [column.name for place, column in enumerate(shown) if place not in kept]
     if left_out:
@@ -63,6 +63,11 @@ def render_analysis(result: AnalysisResult, console: Console, rows: int) -> None
             _line(console, fact_text(name, value))
     for note in result.notes:
         _line(console, f"note: {note}")
+
+
+def _cut(text: str) -> str:
+    """At most two lines of a name: those of C++ kernels fill a page. CSV and JSON have it whole."""
+    return text if len(text) <= 2 * _TEXT_WIDTH else text[: 2 * _TEXT_WIDTH - 1] + "…"
 
 
 def column_cells(column: Column, frame: pl.DataFrame) -> list[str]:

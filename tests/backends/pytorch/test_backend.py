@@ -202,6 +202,18 @@ def test_library_session_gives_the_outputs_of_the_model(small: LoadableModel, im
         session.close()
 
 
+def test_killed_process_of_the_libraries_is_one_clear_line(small: LoadableModel, images: Feeds) -> None:
+    session = PyTorchBackend().open_trace(small, ONE_THREAD, Level.LIBRARY)
+    try:
+        call = session.bind(images)
+        session._child.kill()
+        with pytest.raises(BackendError, match=r"libraries of 'small' died: it was killed by SIGKILL") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    finally:
+        session.close()
+
+
 def test_error_in_the_process_of_the_libraries_is_the_models_own() -> None:
     inputs = (TensorSpec(name="x", element_type="float32", shape=(2, 5)),)
     model = LoadableModel(ModelManifest(id="wrong", inputs=inputs), module=torch.nn.Linear(3, 4))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -109,13 +110,27 @@ class LibraryTraceSession:
 
     def _answer(self) -> None:
         line = self._answers.readline()
-        if not line:
-            said = (self._folder / "errors.txt").read_text(errors="replace").strip().splitlines()
-            why = said[-1] if said else "it said nothing (too little memory?)"
-            raise BackendError(f"PyTorch back end: the process that traces the libraries of {self._name!r} died: {why}")
+        if not line.endswith("\n"):
+            why = self._end_of_child()
+            raise BackendError(
+                f"PyTorch back end: the process that traces the libraries of {self._name!r} died: {why}",
+                hint="--level operator traces in this process",
+            )
         told = json.loads(line)
         if not told["ok"]:
             raise BackendError(told["message"], hint=told["hint"])
+
+    def _end_of_child(self) -> str:
+        """Why the child ended: the signal that killed it, else its last words."""
+        try:
+            code = 0 if self._child is None else self._child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "it closed its answers"
+        if code < 0:
+            memory = ", as the system does where memory is short" if code == -signal.SIGKILL else ""
+            return f"it was killed by {signal.Signals(-code).name}{memory}"
+        said = (self._folder / "errors.txt").read_text(errors="replace").strip().splitlines()
+        return said[-1] if said else f"it said nothing, and left with {code}"
 
 
 def _write_model(model: LoadableModel, options: BackendOptions, folder: Path) -> None:

@@ -12,7 +12,7 @@ from stratoscope.errors import StoreError
 from stratoscope.explain.analyses.leveled_trace import LeveledTrace
 from stratoscope.spec.record import RunRecord
 from stratoscope.store.store import Store
-from stratoscope.trace.importers import ImportReport, import_trace
+from stratoscope.trace.importers import ImportReport, import_nonempty
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def named_trace(name: str, database: str | os.PathLike[str] | None = None, *, fo
     """
     path = Path(name)
     if format is not None or path.is_file():
-        found = import_trace(path, format=format)
+        found = import_nonempty(path, format=format)
         return NamedTrace(path.name, LeveledTrace.of(found.spans), read=found.report)
     if path.suffix in (".json", ".gz", ".sqlite", ".parquet") or len(path.parts) > 1:
         raise StoreError(f"there is no trace file {name}", hint="give a file, a run's id, 'last', or a model's name")

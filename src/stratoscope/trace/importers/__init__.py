@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratoscope.trace.importers.detect import FORMATS, import_trace
+from stratoscope.trace.importers.detect import FORMATS, import_nonempty, import_trace
 from stratoscope.trace.importers.imported import TRACK_SCHEMA, ImportedTrace, ImportReport
 
-__all__ = ["FORMATS", "TRACK_SCHEMA", "ImportReport", "ImportedTrace", "import_trace"]
+__all__ = ["FORMATS", "TRACK_SCHEMA", "ImportReport", "ImportedTrace", "import_nonempty", "import_trace"]

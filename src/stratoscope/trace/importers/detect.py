@@ -47,6 +47,20 @@ def import_trace(path: Path, *, format: str | None = None, attributes: bool = Tr
     return FORMATS[format or _detected(source)](source, attributes=attributes)
 
 
+def import_nonempty(path: Path, *, format: str | None = None, attributes: bool = True) -> ImportedTrace:
+    """As `import_trace`, for those who look into a trace: one without spans is refused with the reason.
+
+    Raises:
+        TraceError: also where the file has no spans, or none that can be used.
+    """
+    trace = import_trace(path, format=format, attributes=attributes)
+    if trace.spans.height == 0:
+        lost = sum(trace.report.dropped.values())
+        why = f"all {lost} of its records are unusable ({next(iter(trace.report.dropped))})" if lost else "it is empty"
+        raise TraceError(f"trace {path} has no spans: {why}", hint="record it again, around the work")
+    return trace
+
+
 def _detected(source: Source) -> str:
     head = source.head(_HEAD)
     if head.startswith(nsys_sqlite.MAGIC):
