@@ -11,8 +11,8 @@ import numpy as np
 
 from stratoscope.llm.memory import Moment
 from stratoscope.llm.ops import Op
-from stratoscope.llm.render import formulas, plan_words, quantity, row
-from stratoscope.llm.report import Report
+from stratoscope.llm.render import formulas, plan_words, quantity
+from stratoscope.llm.report import Node, Report
 from stratoscope.llm.search import SearchResult
 
 COLOURS = (
@@ -27,12 +27,16 @@ MEMORY_KINDS = (
 WIDTH, HEIGHT, PAD = 640.0, 320.0, 52.0
 STYLE = (
     "body{font:16px/1.45 system-ui,sans-serif;max-width:820px;margin:2em auto;padding:0 1em;color:#222}"
-    "h1{font-size:1.5em}h2{font-size:1.2em}svg{width:100%;min-width:420px;font-size:14px}.plot{overflow-x:auto}"
-    "figure{margin:1.8em 0}figcaption{font-weight:600;margin-bottom:.5em}pre{overflow-x:auto;font-size:13px}"
+    "h1{font-size:1.5em}h2{font-size:1.2em}svg{width:100%;overflow:visible;font-size:14px}"
+    "figure{margin:1.8em 0}figcaption{font-weight:600;margin-bottom:.5em}"
     ".bar{display:flex;height:24px;margin:.1em 0 .7em}.bar span{display:block}.keys{font-size:14px}"
     ".keys span{display:inline-block;margin-right:1.2em}.keys i{display:inline-block;width:.8em;height:.8em;"
-    "margin-right:.35em}table{border-collapse:collapse;font-size:14px}td,th{padding:.25em .9em .25em 0;text-align:left}"
-    "@media(max-width:700px){pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px}}"
+    "margin-right:.35em}table{border-collapse:collapse;font-size:14px}td,th{padding:.25em .9em .25em 0;text-align:left;"
+    "vertical-align:top}.tree{width:100%;font-size:13px}.tree tr{border-bottom:1px solid #eee}.fix{white-space:nowrap}"
+    ".tree .name{min-width:11em}.break{overflow-wrap:anywhere}"
+    "@media(max-width:700px){svg{font-size:20px}td,th{padding-right:.6em}.tree tr{display:grid;padding:.2em 0;"
+    "grid-template-columns:1fr auto}.tree td,.tree th{padding:0 .6em 0 0}.tree .wide{grid-column:1/-1;color:#555}"
+    ".tree .fix~.fix{color:#555}}"
 )
 
 
@@ -66,8 +70,8 @@ def scatter(
     drawn = [point for point in points if point[1] > 0 and point[2] > 0]
     if not drawn:
         return ""
-    x_low, x_high = _decades([point[1] for point in drawn] + [p[0] for p in roof])
-    y_low, y_high = _decades([point[2] for point in drawn] + [p[1] for p in roof])
+    x_low, x_high, x_ticks = _axis([point[1] for point in drawn] + [p[0] for p in roof])
+    y_low, y_high, y_ticks = _axis([point[2] for point in drawn] + [p[1] for p in roof])
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = PAD + (np.log10(x) - x_low) / (x_high - x_low) * (WIDTH - PAD - 16)
@@ -75,14 +79,14 @@ def scatter(
 
     body = f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 8:.0f}">{escape(x_name)}</text>'
     body += f'<text x="0" y="14">{escape(y_name)}</text>'
-    for decade in range(x_low, x_high + 1):
-        x, _ = place(10.0**decade, 10.0**y_low)
+    for tick in x_ticks:
+        x, _ = place(tick, 10.0**y_low)
         body += f'<line x1="{x:.1f}" y1="22" x2="{x:.1f}" y2="{HEIGHT - PAD:.0f}" stroke="#ddd"/>'
-        body += f'<text x="{x:.1f}" y="{HEIGHT - PAD + 18:.0f}" text-anchor="middle">{_power(decade)}</text>'
-    for decade in range(y_low, y_high + 1):
-        _, y = place(10.0**x_low, 10.0**decade)
+        body += f'<text x="{x:.1f}" y="{HEIGHT - PAD + 18:.0f}" text-anchor="middle">{_label(tick)}</text>'
+    for tick in y_ticks:
+        _, y = place(10.0**x_low, tick)
         body += f'<line x1="{PAD:.0f}" y1="{y:.1f}" x2="{WIDTH - 16:.0f}" y2="{y:.1f}" stroke="#ddd"/>'
-        body += f'<text x="{PAD - 6:.0f}" y="{y + 4:.1f}" text-anchor="end">{_power(decade)}</text>'
+        body += f'<text x="{PAD - 6:.0f}" y="{y + 4:.1f}" text-anchor="end">{_label(tick)}</text>'
     if roof:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*corner) for corner in roof))
         body += f'<polyline points="{path}" fill="none" stroke="#444" stroke-width="1.5"/>'
@@ -91,17 +95,27 @@ def scatter(
         body += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{COLOURS[0]}" fill-opacity="0.75">'
         body += f"<title>{escape(name)}</title></circle>"
     view = f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">{body}</svg>'
-    return f'<figure><figcaption>{escape(title)}</figcaption><div class="plot">{view}</div></figure>'
+    return f"<figure><figcaption>{escape(title)}</figcaption>{view}</figure>"
 
 
-def _decades(values: Sequence[float]) -> tuple[int, int]:
-    """The powers of ten that enclose all values."""
-    low, high = int(np.floor(np.log10(min(values)))), int(np.ceil(np.log10(max(values))))
-    return low, max(high, low + 1)
+def _axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """The log10 of the ends of an axis, which are 1, 2 or 5 times a power of ten and enclose all values; its ticks.
+
+    Ticks are powers of ten where the axis has at least two of them, otherwise also 2 and 5 times those.
+    """
+    first, last = int(np.floor(np.log10(min(values)))), int(np.ceil(np.log10(max(values))))
+    steps = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in (1, 2, 5)]
+    low = max(step for step in steps if step <= min(values))
+    high = min(step for step in steps if step >= max(values) and step > low)
+    ticks = [step for step in steps if low <= step <= high]
+    decades = [step for step in ticks if _label(step, 0).startswith("1e")]
+    return float(np.log10(low)), float(np.log10(high)), decades if len(decades) > 2 else ticks
 
 
-def _power(decade: int) -> str:
-    return f"1e{decade}" if abs(decade) > 3 else f"{10.0**decade:g}"
+def _label(value: float, plain: int = 4) -> str:
+    """A tick as 0.5, 200 or 5e15; `plain` is the power of ten from which on it is in scientific form."""
+    digit, _, power = f"{value:.0e}".partition("e")
+    return f"{value:g}" if -plain < int(power) < plain else f"{digit}e{int(power)}"
 
 
 def roofline(ops: Sequence[tuple[Op, float]], peak: float, bandwidth: float) -> str:
@@ -149,12 +163,25 @@ def page(
     if search is not None:
         parts.append(pareto_plot(search))
     fits = "fits" if report.feasible else f"does not fit: {quantity(report.shortfall_bytes, 'byte')} a device short"
-    tree = "\n".join(row(node, depth) for result in report.results.values() for depth, node in result.walk())
+    tree = "".join(_tree_row(node, depth) for top in (*report.results.values(), report.memory)
+                   for depth, node in top.walk())  # fmt: skip
     title = f"{report.model} on {report.hardware}"
     notes = "".join(f"<li>{escape(text)}</li>" for text in report.assumptions if text)
     notes += "".join(f"<li>{escape(f'{name}: {source}')}</li>" for name, source in formulas(report))
     return _document(title, f"<p>level {escape(report.level)}; {escape(fits)}</p>" + "".join(parts)
-                     + f"<h2>Every number</h2><pre>{escape(tree)}</pre><ul>{notes}</ul>")  # fmt: skip
+                     + f"<h2>Every number</h2><table class='tree'>{tree}</table><h2>Assumptions and sources</h2>"
+                     + f"<ul>{notes}</ul>")  # fmt: skip
+
+
+def _tree_row(node: Node, depth: int) -> str:
+    """One number as a row: name, value, interval, bound, level and formula."""
+    interval = f"{quantity(node.low, node.unit)} .. {quantity(node.high, node.unit)}"
+    how = f"[{node.level}] {node.formula}" if node.level else node.formula
+    return (
+        f'<tr><td class="name" style="padding-left:{depth:d}em">{escape(node.name)}</td>'
+        f'<td class="fix">{escape(quantity(node.value, node.unit))}</td><td class="fix">{escape(interval)}</td>'
+        f'<td class="fix">{escape(node.bound)}</td><td class="wide">{escape(how)}</td></tr>'
+    )
 
 
 def pareto_plot(result: SearchResult) -> str:
@@ -162,14 +189,23 @@ def pareto_plot(result: SearchResult) -> str:
     points = [
         (f"{item.devices} devices, {item.plan}", item.time_s, item.tokens_per_s_per_device) for item in result.front
     ]
-    rows = "".join(
-        f"<tr><td>{item.devices}</td><td>{escape(quantity(item.time_s, 's'))}</td>"
-        f"<td>{escape(quantity(item.memory_bytes, 'byte'))}</td><td>{item.tokens_per_s_per_device:,.0f}</td>"
-        f"<td>{escape(plan_words(item))}</td></tr>"
-        for item in result.front
-    )
-    head = "<tr><th>devices</th><th>time</th><th>memory</th><th>tokens/s/device</th><th>plan</th></tr>"
-    table = f'<div class="plot"><table>{head}{rows}</table></div>' if rows else ""
+    columns: list[tuple[str, list[str]]] = [
+        ("devices", [str(item.devices) for item in result.front]),
+        ("time", [quantity(item.time_s, "s") for item in result.front]),
+        ("memory", [quantity(item.memory_bytes, "byte") for item in result.front]),
+        ("tokens/s a device", [f"{item.tokens_per_s_per_device:,.0f}" for item in result.front]),
+    ]
+    prices = [item.dollar_per_million_tokens for item in result.front]
+    columns += [("$ a million tokens", ["" if p is None else f"{p:.3g}" for p in prices])] if any(prices) else []
+    firsts = [item.ttft_s for item in result.front]
+    columns += [("ttft", ["" if t is None else quantity(t, "s") for t in firsts])] if any(firsts) else []
+    plans = [plan_words(item) for item in result.front]
+    head = "".join(f"<th>{escape(name)}</th>" for name, _ in columns)
+    rows = ""
+    for at, plan in enumerate(plans):
+        cells = "".join(f'<td class="fix">{escape(texts[at])}</td>' for _, texts in columns)
+        rows += f'<tr>{cells}<td class="break">{escape(plan)}</td></tr>'
+    table = f"<table><tr>{head}<th>plan</th></tr>{rows}</table>" if rows else ""
     return scatter("Pareto front", points, "seconds", "tokens/s/device") + table
 
 
