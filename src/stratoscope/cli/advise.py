@@ -35,7 +35,7 @@ def advise(
     backend: BackendOption = "onnxruntime",
     batch_size: BatchOption = None,
     shape: ShapeOption = None,
-    budget: Annotated[float, typer.Option("--budget", min=1, help="Seconds for trying advice.")] = 30.0,
+    budget: Annotated[float, typer.Option("--budget", min=0, help="Seconds for trying advice; 0: try nothing.")] = 30.0,
     predict: Annotated[
         float, typer.Option("--predict", min=0, help="Seconds for benchmarking new layers, to predict gains.")
     ] = 60.0,

@@ -45,7 +45,7 @@ class Request:
         machine: makes the roofs that bounds rest on, or says (by raising) why there are none; None: no bounds.
         calls: measured library calls by the digest of a layer's signature.
         chosen: names of options that the user set himself, which advice leaves.
-        budget_s: seconds for racing changes against the original.
+        budget_s: seconds for racing changes against the original; 0: nothing is tried.
         quick: try only what is quick and likely (session options, rewrites of this graph).
         lower_precision: put advice that changes the numbers into what is saved and tried together.
         save: where the rewritten model goes, or None.
@@ -108,12 +108,12 @@ class _Advisor:
         bounds = self._bounds()
         facts = self._facts(bounds)
         found = findings(facts, quick=self.request.quick)
-        todo = [one for one in found if one.change != Change()]
+        todo = [one for one in found if one.change != Change()] if self.request.budget_s > 0 else []
         predicted = {one.key: self._predict(one) for one in todo}
         groups = run_trials(
             self.original,
             [self._attempt(one) for one in todo],
-            budget_s=self.request.budget_s * (0.75 if todo else 0.0),
+            budget_s=self.request.budget_s * 0.75,
             seed=self.request.seed,
             on_progress=self.report,
         )
@@ -278,12 +278,18 @@ def _advice(found: Finding, predicted: Quantity | None, trial: Trial | None) -> 
         basis=BASIS if predicted is not None and predicted.value is not None else "",
         changes_numbers=found.change.changes_numbers,
         trial=trial,
-        not_tried=None if trial is not None else "there is nothing to compare it with in one inference",
+        not_tried=None if trial is not None else _why_not(found),
     )
 
 
+def _why_not(found: Finding) -> str:
+    if found.change == Change():
+        return "the sweep has measured it: one inference has nothing to compare it with"
+    return "no time was given for trials"
+
+
 def _rank(advice: Advice) -> tuple[int, float]:
-    """What was faster first, by its gain; then what was not tried; then what did not help or failed."""
+    """What was faster first, by its gain; then what was not tried; then what did not surely help, or failed."""
     if advice.trial is None:
         return (1, -(advice.predicted.value or 0.0))
     gain = advice.trial.speedup.value or 0.0

@@ -32,7 +32,7 @@ class PackedLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
         """As nn.Linear: [..., in] -> [..., out]."""
         if self._packed is None:
             rows = x.numel() // x.shape[-1]
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().to_mkldnn(), rows)
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), rows)
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
 
 

@@ -15,7 +15,7 @@ from stratoscope.improve.variants import Variant
 from stratoscope.measure.accuracy import measure_accuracy
 from stratoscope.measure.inputs import make_inputs
 from stratoscope.models.datasets import dataset_for
-from stratoscope.spec.advice import Trial
+from stratoscope.spec.advice import Trial, TrialStatus
 from stratoscope.spec.record import NoiseRecord
 from stratoscope.stats.quantity import Quantity
 
@@ -24,6 +24,7 @@ LEAST_SPEEDUP: Final = 1.01
 #: Sessions that are open at once; more would crowd each other out of memory and caches.
 MOST_AT_ONCE: Final = 6
 _ORIGINAL: Final = "the original"
+_TOO_FEW: Final = "too few undisturbed rounds for an interval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +141,12 @@ def _untimed(status: str, why: str, tolerance: float, error: float | None = None
 
 def _timed(result: Race, key: str, agreement: Agreement, accuracy: Quantity | None, before: Quantity | None) -> Trial:
     lap = result.laps[key]
-    low = lap.speedup.ci_low if lap.speedup.ci_low is not None else lap.speedup.value
+    status: TrialStatus = "unsure"
+    if lap.speedup.ci_low is not None:
+        status = "faster" if lap.speedup.ci_low > LEAST_SPEEDUP else "no gain"
     return Trial(
-        status="faster" if low is not None and low > LEAST_SPEEDUP else "no gain",
+        status=status,
+        reason=_TOO_FEW if status == "unsure" else None,
         time=lap.time,
         speedup=lap.speedup,
         max_error=agreement.error,

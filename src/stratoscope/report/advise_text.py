@@ -15,7 +15,7 @@ from stratoscope.report.terminal import clean, plain_table
 from stratoscope.spec.advice import Advice, AdviceSection, Trial
 from stratoscope.stats.quantity import Quantity
 
-_STYLES = {"faster": "green", "no gain": "dim", "wrong": "bold red", "failed": "yellow"}
+_STYLES = {"faster": "green", "no gain": "dim", "unsure": "yellow", "wrong": "bold red", "failed": "yellow"}
 #: Pieces of advice that did not help are named in one line each, at most so many.
 _MOST_WITHOUT_GAIN = 12
 _LAYERS = 8
@@ -110,9 +110,12 @@ def _advice(place: int, advice: Advice) -> RenderableType:
     head.append(f"  [{advice.question}]", style="not bold dim")
     lines = Text()
     lines.append(clean(advice.claim))
-    lines.append("\npredicted ", style="dim")
-    lines.append(gain(advice.predicted))
-    lines.append(", achieved ", style="dim")
+    lines.append("\n")
+    if advice.predicted.value is not None:
+        lines.append("predicted ", style="dim")
+        lines.append(f"{gain(advice.predicted)}, ")
+    if advice.trial is not None:
+        lines.append("achieved ", style="dim")
     lines.append_text(achieved(advice))
     lines.append(f"\n{clean(advice.action)}", style="cyan")
     return Group(head, Padding(lines, (0, 0, 0, 3)))
@@ -126,7 +129,7 @@ def _together(advice: Advice) -> RenderableType:
 
 
 def _without_gain(rest: list[Advice]) -> Table:
-    table = plain_table("Tried without a gain")
+    table = plain_table("Tried without a sure gain")
     for name in ("what", "predicted", "achieved"):
         table.add_column(name, justify="left" if name == "what" else "right")
     for advice in rest[:_MOST_WITHOUT_GAIN]:
@@ -172,6 +175,8 @@ def achieved(advice: Advice, *, brief: bool = False) -> Text:
             trial.status if brief else f"{trial.status}: {clean(trial.reason or '')}", style=_STYLES[trial.status]
         )
     line = Text(gain(trial.speedup), style=_STYLES[trial.status])
+    if trial.status == "unsure":
+        line.append(" (unsure)" if brief else f"  unsure: {clean(trial.reason or '')}", style="dim")
     if not brief:
         line.append(f"  ({_equality(trial)})", style="dim")
     return line

@@ -23,13 +23,14 @@ QUESTIONS: dict[Question, str] = {
     "Q9": "Would another batch size help?",
     "Q10": "Would another runtime, or another version of it, help?",
 }
-TrialStatus = Literal["faster", "no gain", "wrong", "failed"]
+TrialStatus = Literal["faster", "no gain", "unsure", "wrong", "failed"]
 
 
 class Trial(Document):
     """A piece of advice that was followed: outputs compared, time measured interleaved against the original.
 
     `wrong`: the outputs differ by more than the tolerance, and it was not timed. `failed`: it could not be run.
+    `unsure`: it was timed, but too few rounds were undisturbed for an interval of its speed-up.
     """
 
     status: TrialStatus

@@ -1,0 +1,60 @@
+"""Linear layers with packed weights compute what torch.nn.Linear computes, and only such layers are replaced."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from stratoscope.improve.torch_modules import REPLACEMENTS, PackedLinear  # noqa: E402
+
+pytestmark = pytest.mark.torch
+#: float32 sums of 768 products in another order.
+TOLERANCE = 1e-5
+
+
+def relative_error(expected: torch.Tensor, found: torch.Tensor) -> float:
+    return float((expected - found).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 96), (7, 96), (2, 5, 96), (2, 3, 4, 96)])
+def test_outputs_equal_those_of_the_linear_layer(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(96, 33, bias=bias)
+    packed = PackedLinear(linear)
+    x = torch.randn(shape)
+    with torch.inference_mode():
+        expected, found = linear(x), packed(x)
+    assert found.shape == expected.shape
+    assert relative_error(expected, found) < TOLERANCE
+
+
+def test_weights_packed_for_one_number_of_rows_serve_others_too() -> None:
+    torch.manual_seed(1)
+    linear = torch.nn.Linear(64, 48)
+    packed = PackedLinear(linear)
+    with torch.inference_mode():
+        for rows in (1, 128, 3):
+            x = torch.randn(rows, 64)
+            assert relative_error(linear(x), packed(x)) < TOLERANCE
+
+
+def test_a_copy_made_before_the_first_call_packs_its_own_weights() -> None:
+    torch.manual_seed(2)
+    packed = PackedLinear(torch.nn.Linear(16, 8))
+    twin = copy.deepcopy(packed)
+    with torch.inference_mode():
+        twin.weight.mul_(2)
+        x = torch.randn(4, 16)
+        plain = packed(x) - packed.bias
+        assert relative_error(2 * plain, twin(x) - twin.bias) < TOLERANCE
+
+
+def test_only_float32_linear_layers_are_replaced() -> None:
+    replace = REPLACEMENTS["packed-linear"]
+    assert isinstance(replace(torch.nn.Linear(4, 4)), PackedLinear)
+    assert replace(torch.nn.Linear(4, 4).to(torch.bfloat16)) is None
+    assert replace(torch.nn.Conv2d(1, 1, 1)) is None
