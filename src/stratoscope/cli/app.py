@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stratoscope._version import __version__
+from stratoscope.cli.advise import advise
 from stratoscope.cli.analyze import analyze
 from stratoscope.cli.backends import backends
 from stratoscope.cli.bench import bench_app
@@ -51,6 +52,7 @@ def _root(
 app.command()(diagnose)
 app.command()(run)
 app.command()(profile)
+app.command()(advise)
 app.add_typer(machine_app, name="machine")
 app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")
