@@ -32,6 +32,8 @@ BEGIN, END = "<!-- advise_zoo -->", "<!-- end -->"
 PAPER = {"library": 0.88, "parallel": 0.76}
 #: Seconds after which a command is given up.
 LIMIT_S = 240.0
+#: With less coverage a ratio says what is not known, not how good the runtime is: it is not in the mean.
+LEAST_COVERAGE = 0.5
 
 Row = dict[str, Any]
 
@@ -107,6 +109,11 @@ def ratio(one: Row, key: str) -> float | None:
     return found["ratio"]["value"] if found is not None else None
 
 
+def covered(one: Row) -> float:
+    """The part of the layers' time whose best library call is known."""
+    return float(one["bounds"]["library"]["coverage"]) if "library" in one["bounds"] else 0.0
+
+
 def violated(rows: Iterable[Row]) -> list[str]:
     """Bounds that lie above the measured time even at the near ends of both intervals."""
     return [
@@ -118,7 +125,7 @@ def violated(rows: Iterable[Row]) -> list[str]:
 
 
 def mean(values: Iterable[float | None]) -> str:
-    """The geometric mean with the number of values, or a dash."""
+    """The geometric mean, or a dash."""
     known = [value for value in values if value]
     return f"{math.exp(sum(map(math.log, known)) / len(known)):.2f}" if known else "-"
 
@@ -141,10 +148,9 @@ def tables(rows: list[Row], budget: float) -> str:
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     means = []
     for backend in backends:
-        mine = [one for one in rows if one["backend"] == backend]
-        means.append(
-            f"**{mean(ratio(one, 'library') for one in mine)}, {mean(ratio(one, 'parallel') for one in mine)}**"
-        )
+        mine = [one for one in rows if one["backend"] == backend and covered(one) >= LEAST_COVERAGE]
+        a, b = (mean(ratio(one, key) for one in mine) for key in PAPER)
+        means.append(f"**{a}, {b}** (of {len(mine)})")
     lines.append("| geometric mean | " + " | ".join(means) + " |")
     paper = f"{PAPER['library']} sequential, {PAPER['parallel']} parallel"
     bad = violated(rows)
@@ -152,7 +158,10 @@ def tables(rows: list[Row], budget: float) -> str:
         "",
         "Each cell: sequential and longest-chain library bound over the measured time, and the coverage of layers "
         f"with a measured library call after at most {budget:.0f} s of `bench fill` a model; the others count as their "
-        f"roofline, which lowers the ratio. Benanza's paper (MXNet, V100, 30 models): {paper}.",
+        f"roofline, which lowers the ratio, or, where their work is not known, as the "
+        "time that they take, which raises it. "
+        f"Means are over models with a coverage of {LEAST_COVERAGE:.0%} or more. "
+        f"Benanza's paper (MXNet, V100, 30 models): {paper}.",
         "",
         f"Bounds above the measured time by more than the intervals: {'; '.join(bad) if bad else 'none'}.",
         "",
