@@ -291,3 +291,19 @@ def test_a_failure_of_our_own_in_a_callback_is_an_error_and_not_a_crash(
     plan = scenario(ScenarioKind.SINGLE_STREAM, min_duration_s=0.2)
     with pytest.raises(MeasurementError, match="the counters are gone"):
         run_loadgen([lambda: time.sleep(0.001)] * 4, plan, 1e6)
+
+
+def test_no_thread_that_called_loadgen_ends() -> None:
+    plan = scenario(ScenarioKind.SERVER, target_qps=200.0, target_latency_s=0.5, concurrency=2, min_duration_s=0.1)
+    callers: list[set[threading.Thread]] = []
+    for _ in range(2):
+        seen: set[threading.Thread] = set()
+
+        def call(seen: set[threading.Thread] = seen) -> None:
+            seen.add(threading.current_thread())
+            time.sleep(0.001)
+
+        run_loadgen([call] * 4, plan, 1e6)
+        callers.append(seen)
+    assert all(thread.is_alive() for seen in callers for thread in seen)
+    assert len(callers[0] | callers[1]) <= 3  # two workers and the issuing thread are used again

@@ -23,7 +23,7 @@ from stratoscope.errors import MeasurementError
 from stratoscope.measure.loadgen_logs import check_whole, read_detail, read_samples, read_summary
 from stratoscope.measure.noise_blocks import NoiseBlocks, block_calls
 from stratoscope.measure.timeline import Timeline
-from stratoscope.measure.waiting import start_and_wait
+from stratoscope.measure.waiting import start_and_wait, start_lasting
 from stratoscope.spec.scenario import MLPERF_SCENARIOS, ScenarioKind, ScenarioManifest
 
 Call = Callable[[], object]
@@ -156,7 +156,7 @@ def _run(calls: Sequence[Call], scenario: ScenarioManifest, call_ns: float, fold
     )
     arguments = (sut, qsl, settings, _log_settings(lg, folder), "")
     # Each Ctrl-C is absorbed, a second one too: LoadGen must come to its end.
-    start_and_wait([lambda: lg.StartTestWithLogSettings(*arguments)], ["loadgen"], state.stop)
+    start_and_wait([lambda: lg.StartTestWithLogSettings(*arguments)], state.stop)
     lg.DestroyQSL(qsl)
     lg.DestroyFastSUT(sut)
     return state, noise
@@ -258,9 +258,7 @@ def _queued(
             response.id = item[0]
             state.complete(responses)
 
-    workers = [threading.Thread(target=serve, name=f"server-{i}") for i in range(scenario.concurrency)]
-    for worker in workers:
-        worker.start()
+    workers = [start_lasting(serve) for _ in range(scenario.concurrency)]
 
     def issue(ids: list[int], indices: list[int]) -> None:
         nonlocal left
@@ -276,8 +274,8 @@ def _queued(
     def flush() -> None:
         for _ in workers:
             work.put(None)
-        for worker in workers:
-            worker.join()
+        for ended in workers:
+            ended.wait()
         if state.held:
             state.answer_unserved(state.held)
 

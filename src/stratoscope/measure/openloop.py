@@ -190,7 +190,7 @@ def run_concurrency(
                 noise.stop()
 
     targets = [partial(in_flight, worker) for worker in range(len(rows))]
-    interrupted = start_and_wait(targets, [f"worker-{i}" for i in range(len(rows))], stop.set)
+    interrupted = start_and_wait(targets, stop.set)
     if errors:
         raise errors[0]
     table = np.array(sorted((row for own in rows for row in own), key=lambda row: row[1]), np.int64).reshape(-1, 3)
