@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stratoscope.errors import MeasurementError, SpecError
-from stratoscope.measure.steps import (
-    Ranked,
-    apply_postprocess,
-    apply_preprocess,
-    decode_image,
-    rank,
-    resize_image,
-    softmax,
-)
+from stratoscope.measure.images import decode_image, resize_image
+from stratoscope.measure.steps import Ranked, apply_postprocess, apply_preprocess, rank, softmax
 from stratoscope.spec.steps import (
     ArgSort,
     Cast,
