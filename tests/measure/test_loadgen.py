@@ -202,11 +202,11 @@ def test_ctrl_c_keeps_the_samples_that_were_served(kind: ScenarioKind) -> None:
 def test_ctrl_c_in_a_process_of_its_own_ends_it_cleanly() -> None:
     program = textwrap.dedent(
         """
-        import time
+        import os, time
         from stratoscope.measure.loadgen import run_loadgen
         from stratoscope.spec.scenario import ScenarioManifest
         def call():
-            print("serving", flush=True)
+            os.write(1, b"serving\\n")  # whole: several threads serve
             time.sleep(0.005)
         plan = ScenarioManifest(kind="server", min_duration_s=60, target_qps=100.0, target_latency_s=1.0)
         timeline = run_loadgen([call] * 4, plan, 5e6)

@@ -14,7 +14,7 @@ from stratoscope.share.manager import ManagerSettings
 from stratoscope.share.memory import private_bytes
 from stratoscope.share.safetensors import FILE
 from stratoscope.share.server import Server
-from stratoscope.share.torch_model import load_torch
+from stratoscope.share.torch_model import build_hollow, load_torch
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -61,6 +61,28 @@ def test_answers_ties_and_hidden_buffers_are_those_of_the_original() -> None:
     assert shared.arrays.artifact.manifest.facts["largest_error"] == 0
     assert not any(parameter.requires_grad for parameter in shared.module.parameters())
     assert not shared.module.training
+
+
+def test_a_hollow_module_has_the_structure_of_the_original_and_no_initialiser_is_run() -> None:
+    filled: list[str] = []
+
+    class Noisy(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(8, 8)
+            torch.nn.init.trunc_normal_(self.linear.weight, std=0.02)
+            self.linear.bias.data.zero_()
+            plain = torch.zeros(3, device="cpu")
+            torch.nn.init.ones_(plain)  # not on the meta device: it counts
+            filled.extend(str(value) for value in plain.tolist())
+            self.register_buffer("plain", plain)
+
+    hollow, real = build_hollow(Noisy), Noisy()
+    assert {name: tuple(t.shape) for name, t in hollow.state_dict().items()} == {
+        name: tuple(t.shape) for name, t in real.state_dict().items()
+    }
+    assert hollow.linear.weight.is_meta
+    assert filled == ["1.0"] * 6
 
 
 def test_the_file_is_safetensors_with_tensors_on_pages() -> None:

@@ -47,10 +47,9 @@ def build_entry(entry: ZooEntry, seed: int) -> nn.Module:
     return module.requires_grad_(False)
 
 
-def build_hollow(entry: ZooEntry) -> nn.Module:
-    """The module of `entry` on the meta device: its structure, and no weights."""
-    with torch.device("meta"):
-        return _module(entry).requires_grad_(False)
+def build_structure(entry: ZooEntry) -> nn.Module:
+    """The module of `entry` in evaluation mode with whatever weights it starts with, unseeded."""
+    return _module(entry).requires_grad_(False)
 
 
 def _module(entry: ZooEntry) -> nn.Module:

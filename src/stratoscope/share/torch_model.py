@@ -119,10 +119,35 @@ def load_torch(
         return module
 
     def hollow() -> nn.Module:
-        with torch.device("meta"):
-            return factory()
+        return build_hollow(factory)
 
     return open_module(Recipe(name, digest, real, hollow, granularity), example=example, library=library)
+
+
+def build_hollow(factory: Callable[[], nn.Module]) -> nn.Module:
+    """The module with its structure alone: every tensor on the meta device, and none of them initialised.
+
+    An initialiser of a meta tensor computes nothing, but costs 60 us each (1 of 3 ms for 24 linear layers, 30 of 50 ms
+    for GPT-2), so it is left out.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    fills = {torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.zero_, torch.Tensor.fill_}
+
+    class LeaveOutInitializers(TorchFunctionMode):  # type: ignore[misc]  # torch does not type it
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if func in fills or getattr(func, "__module__", None) == torch.nn.init.__name__:
+                tensor = args[0] if args else kwargs.get("tensor")
+                if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                    return tensor
+            return func(*args, **kwargs)
+
+    with torch.device("meta"), LeaveOutInitializers():
+        return factory()
 
 
 def open_module(recipe: Recipe, *, example: tuple[Any, ...] | None = None, library: Library) -> SharedModule:

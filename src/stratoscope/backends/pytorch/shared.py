@@ -12,7 +12,7 @@ from stratoscope.errors import BackendError
 from stratoscope.models.zoo import ZOO_SEED, find_entry
 from stratoscope.share.library import Library
 from stratoscope.share.prepare import model_sha256
-from stratoscope.share.torch_model import Recipe, SharedModule, open_module, prepare_module
+from stratoscope.share.torch_model import Recipe, SharedModule, build_hollow, open_module, prepare_module
 from stratoscope.spec.model import LoadableModel
 
 if TYPE_CHECKING:
@@ -57,13 +57,15 @@ def _check(model: LoadableModel, options: BackendOptions) -> None:
 def _recipe(model: LoadableModel, source: Source, library: Library, granularity: Granularity) -> Recipe:
     path = model.path
     if source == "zoo":
-        from stratoscope.models.torch_zoo import build_entry, build_hollow
+        from stratoscope.models.torch_zoo import build_entry, build_structure
 
         entry = find_entry(model.name)
         identity = f"zoo {model.name} seed {ZOO_SEED} {_transformers()}"
-        return Recipe(
-            model.name, identity, lambda: build_entry(entry, ZOO_SEED), lambda: build_hollow(entry), granularity
-        )
+
+        def structure() -> nn.Module:
+            return build_hollow(lambda: build_structure(entry))
+
+        return Recipe(model.name, identity, lambda: build_entry(entry, ZOO_SEED), structure, granularity)
     if source == "module" or path is None:
         raise BackendError(
             f"PyTorch back end: module {model.name!r} is in this process with its weights, which are not shared",
