@@ -13,7 +13,8 @@ import torch
 from onnx import numpy_helper
 from torch import fx, nn
 
-from stratoscope.backends.pytorch.onnx_layers import Node, build_layer
+from stratoscope.backends.pytorch.onnx_layers import build_layer
+from stratoscope.backends.pytorch.onnx_node import Node
 from stratoscope.errors import BackendError
 from stratoscope.graph.onnx_file import load_onnx, take_in_data, tensors_of
 

@@ -2,83 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from stratoscope.errors import BackendError
-
-_FLOAT_MAX: Final = float(np.finfo(np.float32).max)
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One ONNX node: its attributes, and which of its inputs are constants (by place)."""
-
-    op: str
-    name: str
-    attributes: Mapping[str, Any]
-    constants: Mapping[int, torch.Tensor]
-    inputs: int
-
-    def constant(self, place: int) -> torch.Tensor | None:
-        """The constant at an input, None where the input is absent; raises BackendError where it is computed."""
-        if place in self.constants:
-            return self.constants[place]
-        if place < self.inputs:
-            raise self.refuse(f"input {place} is computed, not a constant")
-        return None
-
-    def integers(self, place: int, attribute: str) -> list[int] | None:
-        """A list of integers: an attribute in old operator sets, a constant input in new ones."""
-        if attribute in self.attributes:
-            return [int(value) for value in self.attributes[attribute]]
-        found = self.constant(place)
-        return None if found is None else [int(value) for value in found.flatten().tolist()]
-
-    def refuse(self, why: str) -> BackendError:
-        """The error that says which node cannot be had in PyTorch, and why."""
-        return BackendError(
-            f"PyTorch back end: node {self.name!r} ({self.op}) cannot be converted: {why}",
-            hint="use --backend onnxruntime, or give the torch.nn.Module itself",
-        )
-
-
-class Function(nn.Module):  # type: ignore[misc]  # torch is optional, so untyped here
-    """A layer without weights that is one call."""
-
-    def __init__(self, call: Callable[..., torch.Tensor]) -> None:
-        super().__init__()
-        self.call = call
-
-    def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        return self.call(*values)
-
-
-class WithConstants(nn.Module):  # type: ignore[misc]
-    """A call some of whose arguments are constants of the model; `places` are those of the constants."""
-
-    def __init__(self, call: Callable[..., torch.Tensor], constants: Mapping[int, torch.Tensor]) -> None:
-        super().__init__()
-        self.call = call
-        self.places = sorted(constants)
-        for place in self.places:
-            value = constants[place]
-            if value.is_floating_point():
-                self.register_parameter(f"input_{place}", nn.Parameter(value))
-            else:
-                self.register_buffer(f"input_{place}", value)
-
-    def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        arguments = list(values)
-        for place in self.places:
-            arguments.insert(place, getattr(self, f"input_{place}"))
-        return self.call(*arguments)
+from stratoscope.backends.pytorch.onnx_node import Function, Node, WithConstants
+from stratoscope.backends.pytorch.onnx_windows import average_pool, convolution, max_pool, pad
 
 
 def build_layer(node: Node) -> nn.Module:
@@ -91,32 +23,6 @@ def build_layer(node: Node) -> nn.Module:
     if factory is None:
         raise node.refuse(f"operator {node.op} is not supported; supported are {', '.join(sorted(_FACTORIES))}")
     return factory(node)
-
-
-def _conv(node: Node) -> nn.Module:
-    weight, bias = node.constant(1), node.constant(2)
-    assert weight is not None
-    rank = weight.dim() - 2
-    if rank not in (1, 2, 3):
-        raise node.refuse(f"{rank} spatial dimensions")
-    pads, padding = _pads(node, rank)
-    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
-    group = int(node.attributes.get("group", 1))
-    conv = nn.utils.skip_init(
-        kind,
-        weight.shape[1] * group,
-        weight.shape[0],
-        tuple(weight.shape[2:]),
-        stride=_sizes(node, "strides", rank),
-        padding=padding,
-        dilation=_sizes(node, "dilations", rank),
-        groups=group,
-        bias=bias is not None,
-    )
-    conv.weight = nn.Parameter(weight)
-    if bias is not None:
-        conv.bias = nn.Parameter(bias)
-    return conv if pads is None else nn.Sequential(_padding(pads, 0.0), conv)
 
 
 def _batch_norm(node: Node) -> nn.Module:
@@ -156,59 +62,6 @@ def _gemm(node: Node) -> nn.Module:
     if bias is not None:
         linear.bias = nn.Parameter((bias.flatten() * beta).expand(rows.shape[0]).contiguous())
     return linear
-
-
-def _max_pool(node: Node) -> nn.Module:
-    kernel = _kernel(node)
-    rank = len(kernel)
-    if node.attributes.get("storage_order", 0):
-        raise node.refuse("column-major indices")
-    pads, padding = _pads(node, rank)
-    if any(2 * pad > size for pad, size in zip(padding, kernel, strict=True)):  # PyTorch allows half a window
-        pads, padding = _onnx_pads(node, rank), [0] * rank
-    kind = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[rank - 1]
-    pool = kind(
-        kernel,
-        stride=_sizes(node, "strides", rank),
-        padding=padding,
-        dilation=_sizes(node, "dilations", rank),
-        ceil_mode=_ceil(node),
-    )
-    return pool if pads is None else nn.Sequential(_padding(pads, -_FLOAT_MAX), pool)
-
-
-def _average_pool(node: Node) -> nn.Module:
-    kernel = _kernel(node)
-    rank = len(kernel)
-    count_pad = bool(node.attributes.get("count_include_pad", 0))
-    pads, padding = _pads(node, rank)
-    strides = _sizes(node, "strides", rank)
-    if any(size != 1 for size in _sizes(node, "dilations", rank)):
-        raise node.refuse("a dilated average")
-    if rank > 3:
-        raise node.refuse(f"{rank} spatial dimensions")
-    if pads is None and all(2 * pad <= size for pad, size in zip(padding, kernel, strict=True)):
-        kind = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[rank - 1]
-        return kind(kernel, stride=strides, padding=padding, ceil_mode=_ceil(node), count_include_pad=count_pad)
-    if _ceil(node):
-        raise node.refuse("uneven padding with ceil_mode")
-    return _UnevenAverage(kernel, strides, _onnx_pads(node, rank), count_pad)
-
-
-class _UnevenAverage(nn.Module):  # type: ignore[misc]
-    """An average whose padding differs from end to end, or is wide: sums over the padded input, over the counts."""
-
-    def __init__(self, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], count_pad: bool) -> None:
-        super().__init__()
-        self.kernel, self.strides, self.pads, self.count_pad = tuple(kernel), tuple(strides), pads, count_pad
-        self.pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
-
-    def forward(self, value: torch.Tensor) -> torch.Tensor:
-        mean = self.pool(F.pad(value, _reversed(self.pads)), self.kernel, self.strides)
-        if self.count_pad:
-            return mean
-        ones = torch.ones((1, 1, *value.shape[2:]), dtype=value.dtype, device=value.device)
-        return mean / self.pool(F.pad(ones, _reversed(self.pads)), self.kernel, self.strides)
 
 
 def _local_response_norm(node: Node) -> nn.Module:
@@ -251,24 +104,12 @@ def _softmax(node: Node) -> nn.Module:
 
 def _clip(node: Node) -> nn.Module:
     low, high = (
-        float(node.attributes[name]) if name in node.attributes else _scalar(node.constant(place))
+        float(node.attributes[name]) if name in node.attributes else node.number(place)
         for place, name in ((1, "min"), (2, "max"))
     )
     if low == 0.0 and high == 6.0:
         return nn.ReLU6()
     return Function(lambda value: value.clamp(low, high))
-
-
-def _pad(node: Node) -> nn.Module:
-    pads = node.integers(1, "pads")
-    assert pads is not None
-    if node.inputs > 3:
-        raise node.refuse("axes are given")
-    mode = node.attributes.get("mode", "constant")
-    if mode != "constant":
-        raise node.refuse(f"mode {mode}")
-    value = node.attributes.get("value") if "value" in node.attributes else _scalar(node.constant(2))
-    return _padding(pads, float(value or 0.0))
 
 
 def _unsqueeze(node: Node) -> nn.Module:
@@ -318,58 +159,6 @@ def _summing(node: Node) -> nn.Module:
     return _calling(node, add)
 
 
-def _scalar(value: torch.Tensor | None) -> float | None:
-    return None if value is None else float(value)
-
-
-def _kernel(node: Node) -> list[int]:
-    kernel = [int(size) for size in node.attributes["kernel_shape"]]
-    if len(kernel) > 3:
-        raise node.refuse(f"{len(kernel)} spatial dimensions")
-    return kernel
-
-
-def _sizes(node: Node, name: str, rank: int) -> list[int]:
-    return [int(size) for size in node.attributes.get(name, [1] * rank)]
-
-
-def _ceil(node: Node) -> bool:
-    return bool(node.attributes.get("ceil_mode", 0))
-
-
-def _onnx_pads(node: Node, rank: int) -> list[int]:
-    """Begins of all spatial axes, then ends."""
-    automatic = node.attributes.get("auto_pad", "NOTSET")
-    if automatic not in ("NOTSET", "VALID"):
-        raise node.refuse(f"auto_pad {automatic}")
-    return (
-        [int(size) for size in node.attributes.get("pads", [0] * 2 * rank)]
-        if automatic == "NOTSET"
-        else [0] * (2 * rank)
-    )
-
-
-def _pads(node: Node, rank: int) -> tuple[list[int] | None, list[int]]:
-    """(pads of a layer before, None where the layer pads evenly by itself; padding of the layer)."""
-    pads = _onnx_pads(node, rank)
-    if pads[:rank] == pads[rank:]:
-        return None, pads[:rank]
-    if _ceil(node):
-        raise node.refuse("uneven padding with ceil_mode")
-    return pads, [0] * rank
-
-
-def _reversed(pads: Sequence[int]) -> list[int]:
-    """ONNX's begins and ends in the order of torch's pad: last axis first, begin and end together."""
-    rank = len(pads) // 2
-    return [size for axis in reversed(range(rank)) for size in (pads[axis], pads[axis + rank])]
-
-
-def _padding(pads: Sequence[int], value: float) -> nn.Module:
-    order = _reversed(pads)
-    return Function(lambda tensor: F.pad(tensor, order, value=value))
-
-
 def _plain(kind: Callable[[], nn.Module]) -> Callable[[Node], nn.Module]:
     return lambda node: kind()
 
@@ -380,11 +169,11 @@ def _pairwise(call: Callable[..., torch.Tensor]) -> Callable[[Node], nn.Module]:
 
 _FACTORIES: Final[Mapping[str, Callable[[Node], nn.Module]]] = {
     "Add": _pairwise(torch.add),
-    "AveragePool": _average_pool,
+    "AveragePool": average_pool,
     "BatchNormalization": _batch_norm,
     "Clip": _clip,
     "Concat": _concat,
-    "Conv": _conv,
+    "Conv": convolution,
     "Div": _pairwise(torch.div),
     "Dropout": _dropout,
     "Flatten": _flatten,
@@ -394,9 +183,9 @@ _FACTORIES: Final[Mapping[str, Callable[[Node], nn.Module]]] = {
     "LRN": _local_response_norm,
     "LeakyRelu": _leaky,
     "MatMul": _pairwise(torch.matmul),
-    "MaxPool": _max_pool,
+    "MaxPool": max_pool,
     "Mul": _pairwise(torch.mul),
-    "Pad": _pad,
+    "Pad": pad,
     "ReduceMean": _reduce_mean,
     "Relu": _plain(nn.ReLU),
     "Reshape": _reshape,

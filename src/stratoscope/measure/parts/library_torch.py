@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stratoscope.backends.pytorch.from_onnx import from_onnx
-from stratoscope.backends.pytorch.onnx_layers import WithConstants
+from stratoscope.backends.pytorch.onnx_node import WithConstants
 from stratoscope.measure.parts.library import Array, Job, Prepared, Unsupported
 
 _TYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
