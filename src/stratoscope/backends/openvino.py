@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,9 @@ from stratoscope.spec.model import LoadableModel, TensorSpec
 from stratoscope.trace.correlate import assign_sites
 from stratoscope.trace.levels import Level
 from stratoscope.trace.spans import SPAN_SCHEMA
+
+if TYPE_CHECKING:
+    from stratoscope.backends.openvino_graph import ExecutedName
 
 _BELOW_LAYER: Final = "OpenVINO counts nothing below the layer"
 _ABOVE_MODEL: Final = "the back end sees only the model; spans of the application are recorded by the caller"
@@ -73,6 +76,15 @@ class OpenVinoSession:
         self._idle.clear()
         self._compiled = None
 
+    @property
+    def compiled(self) -> Any:
+        """OpenVINO's compiled model."""
+        return self._compiled
+
+    def operators(self) -> dict[str, str]:
+        """The operator of each node by OpenVINO's name, as the counters have it; empty where they are off."""
+        return {str(one.node_name): str(one.node_type) for one in self._compiled.create_infer_request().profiling_info}
+
     def _infer(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         try:
             request = self._idle.pop()
@@ -109,6 +121,7 @@ class OpenVinoTraceSession(OpenVinoSession):
 
     def __init__(self, model: LoadableModel, options: BackendOptions) -> None:
         super().__init__(model, options, counters=True)
+        self._path = model.path
         self._calls: list[_Call] = []
         self._layers: list[dict[str, Any]] = []
         self._totals: list[int] = []
@@ -167,13 +180,20 @@ class OpenVinoTraceSession(OpenVinoSession):
         self._compiled = self._compile()
         self._totals, self._count = [], 0
 
+    def _names(self) -> Mapping[str, ExecutedName]:
+        """What executed nodes are called, by OpenVINO's name."""
+        from stratoscope.backends.openvino_graph import Authored, executed_names
+
+        return {} if self._path is None else executed_names(self._compiled, Authored.of(self._path))
+
     def _read_counters(self) -> list[int]:
         """Microseconds of each executed layer in the last call, from the running means before and after it."""
         told = [one for one in self._idle[-1].profiling_info if one.status == type(one.status).EXECUTED]
         self._count += 1
         totals = [round(one.real_time.total_seconds() * 1e6) * self._count for one in told]
         if not self._layers:
-            self._layers = [_described(one) for one in told]
+            names = self._names()
+            self._layers = [_described(one, names) for one in told]
         before = self._totals or [0] * len(totals)
         if len(totals) != len(self._layers) or len(before) != len(totals):
             raise BackendError(f"OpenVINO counts {len(totals)} layers of {self._name!r}, before {len(self._layers)}")
@@ -229,8 +249,18 @@ class OpenVinoBackend:
         return spans.filter(pl.col("run") >= warmup).with_columns(pl.col("run") - pl.lit(warmup, dtype=pl.Int32))
 
     def executed_graph(self, model: LoadableModel, options: BackendOptions, folder: Path) -> Path | None:
-        """None: OpenVINO tells its executed graph in a format of its own."""
-        return None
+        """The runtime model as an ONNX file of OpenVINO's operators, without weights; see `openvino_graph`."""
+        from stratoscope.backends.openvino_graph import write_executed
+
+        session = OpenVinoSession(model, options, counters=True)
+        if model.path is None:
+            return None
+        path = folder / "executed.onnx"
+        try:
+            write_executed(session.compiled, model.path, path, session.operators())
+        finally:
+            session.close()
+        return path
 
 
 def _read(model: LoadableModel) -> Any:
@@ -275,8 +305,10 @@ def _effective(compiled: Any) -> dict[str, Any]:
     }
 
 
-def _described(counter: Any) -> dict[str, Any]:
-    told = {"op": str(counter.node_type), "name": str(counter.node_name), "implementation": str(counter.exec_type)}
+def _described(counter: Any, names: Mapping[str, ExecutedName]) -> dict[str, Any]:
+    own = str(counter.node_name)
+    name = names[own].name if own in names else own
+    told = {"op": str(counter.node_type), "name": name, "implementation": str(counter.exec_type)}
     return {key: value for key, value in told.items() if value and value != "undef"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,15 @@ _CORES: Final = frozenset(
         "TopK",
     }
 )
+#: Operators of OpenVINO that are called otherwise than what they hold.
+_OTHER_NAMES: Final = {
+    "FullyConnected": ("MatMul", "Gemm"),
+    "MaxPool": ("GlobalMaxPool",),
+    "AvgPool": ("AveragePool", "GlobalAveragePool"),
+    "ReduceMean": ("GlobalAveragePool",),
+    "ReduceMax": ("GlobalMaxPool",),
+    "Interpolate": ("Resize",),
+}
 _CONVOLUTIONS: Final = frozenset({"Conv", "ConvInteger", "QLinearConv", "ConvTranspose"})
 _PRODUCTS: Final = frozenset({"MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum"})
 #: What the runtime appends to the name of a tensor or node that it replaced.
@@ -47,6 +57,7 @@ _BLOCKED_NAME: Final = re.compile(r"(?P<tensor>.+)_nchwc(?:_token_\d+)?$")
 _FUSION_SUFFIX: Final = re.compile(r"(?:/(?:MatMulAddFusion|MatMulScaleFusion|MatMulBNFusion)/?)?(?:_token_\d+)?$")
 _ADDITIONS: Final = frozenset({"Add", "Sum"})
 _SCALINGS: Final = frozenset({"Mul", "Div"})
+_STORED: Final = ("weight", "shape-constant")
 _QUANTIZATIONS: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
 
@@ -59,8 +70,8 @@ class ExecutedLayer:
         authored: the authored layers that it covers, in their order; none for a change of layout.
         work: the sum of their work, None where that of one is not known. A layer that covers none has the work of
             moving its data, or None where it computes something that no authored layer was found for.
-        own_work: the work of the executed layer by itself: its bytes are the traffic that fusion leaves. None where
-            its operator or shapes are not known.
+        own_work: the work of the executed layer by itself: its bytes are the traffic that fusion leaves. Where its
+            operator is not known, the work of what it covers with that traffic, or None.
     """
 
     layer: Layer
@@ -213,9 +224,28 @@ class _Mapper:
         known = [work for work in works if work is not None]
         if mine:
             work = total(known) if len(known) == len(works) else None
+            own = own or _fused_work(layer, mine, work)
         else:
             work = own if own is not None and own.flops == 0 else None
         return ExecutedLayer(layer, mine, work, own)
+
+
+def _fused_work(layer: Layer, covered: Sequence[Layer], work: Work | None) -> Work | None:
+    """The work of an executed layer of an unknown operator: that of what it covers, without the traffic inside.
+
+    Reads what the covered layers read of tensors that none of them makes (of a strided convolution or a lookup that is
+    less than the whole tensor), no more than its own inputs hold, and writes its own outputs.
+    """
+    own = {tensor.name: tensor for tensor in layer.inputs if tensor is not None and tensor.role not in _STORED}
+    sizes = [tensor.bytes for tensor in (*own.values(), *layer.outputs)]
+    if work is None or None in sizes:
+        return None
+    made = {tensor.name for one in covered for tensor in one.outputs}
+    inner = {(one.index, tensor.name): tensor for one in covered for tensor in one.inputs if tensor is not None}
+    inside = sum(tensor.bytes or 0 for (_, name), tensor in inner.items() if name in made)
+    read = min(sum(one.bytes or 0 for one in own.values()), max(0, work.bytes_read - inside))
+    written = min(sum(one.bytes or 0 for one in layer.outputs), work.bytes_written)
+    return dataclasses.replace(work, bytes_read=read, bytes_written=written)
 
 
 def _activations(layer: Layer) -> list[str]:
@@ -228,7 +258,8 @@ def _moves(layer: Layer) -> bool:
 
 
 def _is_attention(layer: Layer) -> bool:
-    return "Attention" in layer.op
+    """Whether it may hold several defining operations: an attention, or what OpenVINO's compiler fused."""
+    return "Attention" in layer.op or layer.op == "Subgraph"
 
 
 def _fused_behind(layer: Layer, covered: set[str]) -> list[frozenset[str]]:
@@ -268,6 +299,8 @@ def _takes_in(layer: Layer, one: Layer, *, cores: int, past_core: bool) -> bool:
 def _holds(layer: Layer, op: str) -> bool:
     """Whether an executed layer may contain an authored operator with a defining operation."""
     if layer.op == op or (_is_attention(layer) and (op in _PRODUCTS or op == "Softmax")):
+        return True
+    if op in _OTHER_NAMES.get(layer.op, ()):
         return True
     if op in _CONVOLUTIONS:
         return "Conv" in layer.op

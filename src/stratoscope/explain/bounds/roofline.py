@@ -11,7 +11,7 @@ from stratoscope.graph.work import work_of
 from stratoscope.graph.work_functions.movement import VIEWS
 
 #: Changes of data layout that a runtime puts in: they do nothing of what the model asks for.
-LAYOUT_CHANGES: Final = frozenset({"ReorderInput", "ReorderOutput"})
+LAYOUT_CHANGES: Final = frozenset({"ReorderInput", "ReorderOutput", "Reorder"})
 #: Why a layer has no least time above zero, beside an explicit list of operators there is no such layer.
 FREE: Final = "free"
 

@@ -17,6 +17,7 @@ ONNX: Final = ""
 MICROSOFT: Final = "com.microsoft"
 NCHWC: Final = "com.microsoft.nchwc"
 NHWC: Final = "com.ms.internal.nhwc"
+OPENVINO: Final = "org.openvinotoolkit"
 
 
 class ShapeUnknown(Exception):

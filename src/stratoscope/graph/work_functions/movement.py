@@ -11,6 +11,7 @@ from stratoscope.graph.work_functions.common import (
     NCHWC,
     NHWC,
     ONNX,
+    OPENVINO,
     Functions,
     WorkFunction,
     activations,
@@ -102,6 +103,23 @@ _MOVES: Final = (
     "MemcpyToHost",
 )
 _FILLS: Final = ("EyeLike", "ConstantOfShape", "Range", "OneHot")
+#: Of OpenVINO's operators, by its own names.
+_OPENVINO_VIEWS: Final = ("Reshape", "Squeeze", "Unsqueeze")
+_OPENVINO_MOVES: Final = (
+    "Reorder",
+    "Transpose",
+    "Concat",
+    "Concatenation",
+    "Split",
+    "VariadicSplit",
+    "Pad",
+    "Tile",
+    "Broadcast",
+    "Convert",
+    "ShuffleChannels",
+    "DepthToSpace",
+    "SpaceToDepth",
+)
 _SELECTS: Final = ("Gather", "GatherElements", "GatherND", "Slice")
 
 FUNCTIONS: Final[Functions] = MappingProxyType(
@@ -110,6 +128,8 @@ FUNCTIONS: Final[Functions] = MappingProxyType(
         **{(ONNX, op): _move for op in _MOVES},
         **{(ONNX, op): _fill for op in _FILLS},
         **{(ONNX, op): _select for op in _SELECTS},
+        **{(OPENVINO, op): _view for op in _OPENVINO_VIEWS},
+        **{(OPENVINO, op): _move for op in _OPENVINO_MOVES},
         (ONNX, "Scatter"): _scatter(2),
         (ONNX, "ScatterElements"): _scatter(2),
         (ONNX, "ScatterND"): _scatter(2),
