@@ -102,7 +102,6 @@ def load_torch(
         ShareError: neither `weights` nor `identity` is given, the state does not fit, answers differ, or loading
             copied the weights.
     """
-    import torch
 
     library = library or Library.open()
     if weights is None and identity is None:
