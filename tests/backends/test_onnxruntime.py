@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from stratoscope.backends.base import BackendOptions, Session, TraceSession
-from stratoscope.backends.onnxruntime import OnnxRuntimeBackend, resolve_providers
+from stratoscope.backends.onnxruntime import OnnxRuntimeBackend
+from stratoscope.backends.ort_options import resolve_providers
 from stratoscope.errors import BackendError
 from stratoscope.spec.model import LoadableModel, ModelManifest, TensorSpec
 from stratoscope.trace.correlate import correlate
