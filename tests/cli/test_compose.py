@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from stratoscope.spec.performance import Environment, Protocol
+from stratoscope.store.performance import PerformanceDatabase
+
 Run = Callable[..., Any]
 
 
@@ -93,3 +96,26 @@ def test_a_model_is_predicted_for_another_machine(stratoscope: Run, tmp_path: Pa
     nowhere = stratoscope("predict", "digits", "--machine", "machine.json")
     assert nowhere.code == 2
     assert "this machine's roofs are not known" in nowhere.err
+
+
+def test_exponents_are_fitted_where_bricks_were_measured_on_both_machines(
+    stratoscope: Run, tmp_path: Path, machines: ModuleType
+) -> None:
+    record = machines.make_machine()
+    (tmp_path / "machine.json").write_text(record.model_dump_json(by_alias=True))
+    lock = {"STRATOSCOPE_LOCK": str(tmp_path / "lock")}
+    asked = ("predict", "digits", "--machine", "machine.json", "--here", "machine.json", "--measure", "--json", "-")
+    plain = json.loads(stratoscope(*asked, **lock).out)["models"][0]
+    assert (plain["exponents"], plain["fitted_on"], plain["plain_error"]) == ([1.0, 1.0], 0, None)
+    with PerformanceDatabase(tmp_path / "results.db") as database:
+        (known,) = database.find(protocols=[Protocol(cache="sequence")])
+        there = Environment.of(record.hardware)
+        for number in range(10):
+            part = known.part.model_copy(update={"digest": f"sha256:{number:064}", "flops_valid": 10**6 * (number + 1)})
+            for environment, seconds in ((known.environment, 1e-3), (there, 1e-3)):
+                update = {"part": part, "environment": environment, "samples_s": (seconds + known.overhead_s,) * 8}
+                database.record(known.model_copy(update=update))
+    fitted = json.loads(stratoscope(*asked, **lock).out)["models"][0]
+    assert fitted["fitted_on"] == 10
+    assert fitted["error"] == pytest.approx(0.0, abs=1e-6)  # the same roofs, and the same times
+    assert fitted["error"] < plain["error"]

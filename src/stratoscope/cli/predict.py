@@ -39,24 +39,43 @@ def predict(
     db: DatabaseOption = None,
     wait: WaitOption = True,
 ) -> None:
-    """Say what MODELS take on another machine, from bricks measured here and the roofs of both machines."""
+    """Say what MODELS take on another machine, from bricks measured here and the roofs of both machines.
+
+    Where the database has bricks measured there too (`compose export` there, `compose merge` here), the exponents of
+    the scaling are fitted to them, and the interval is the error of parts left out of the fit.
+    """
     from rich.console import Console
 
     from stratoscope.cli.compose import environment_here, measure_missing, suite_of, to_stdout, write_json
     from stratoscope.explain.compose.assembly import POINT, estimates, placed, times_of
-    from stratoscope.explain.predict.model import predict_model
-    from stratoscope.explain.predict.scaling import SCALING_ERROR, resources_of
+    from stratoscope.explain.predict.model import pairs_of, predict_model
+    from stratoscope.explain.predict.scaling import SCALING_ERROR, fitted_scaling, resources_of
     from stratoscope.host.roofs import Roofs
     from stratoscope.report.predict_terminal import render_predictions
+    from stratoscope.spec.performance import Environment, Protocol
     from stratoscope.store.performance import PerformanceDatabase
 
-    there = resources_of(Roofs.load(machine), threads_there or threads)
+    theirs = Roofs.load(machine)
+    there = resources_of(theirs, threads_there or threads)
     ours = resources_of(Roofs.load(here) if here is not None else _last_record(db), threads)
     suite = suite_of(models, "executed", "tensor", 1, None, batch_size, False)
     with PerformanceDatabase(db) as database:
         if measure:
             measure_missing(suite, database, threads, False, None, False, wait)
         times = times_of(suite, database, environment_here(), threads)
+        both = [
+            database.find(
+                candidates=[suite.index.candidate],
+                environment=environment,
+                protocols=[Protocol(cache=POINT, threads=number)],
+            )
+            for environment, number in (
+                (environment_here(), threads),
+                (Environment.of(theirs.record.hardware), threads_there or threads),
+            )
+        ]
+    same = both[0] and both[1] and both[0][0].key[2:] == both[1][0].key[2:]
+    fit = None if same else fitted_scaling(pairs_of(*both), ours, there)
     rows = [
         predict_model(
             row.model if row.batch_size in (None, 1) else f"{row.model} x{row.batch_size}",
@@ -66,6 +85,7 @@ def predict(
             row.estimate.coverage,
             ours,
             there,
+            fit=fit,
             error=SCALING_ERROR,
         )
         for row, model in zip(estimates(suite, times, threads), suite.index.models, strict=True)

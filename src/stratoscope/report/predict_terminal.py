@@ -35,6 +35,11 @@ def render_predictions(rows: Sequence[Prediction], console: Console) -> None:
     console.print(table)
     if rows:
         line(console, "")
-        line(console, f"here: {rows[0].source}; there: {rows[0].target}; exponents {rows[0].exponents}")
-        if rows[0].error is not None:
-            line(console, f"interval: {rows[0].error:.0%} either way beside that of the estimate here")
+        first = rows[0]
+        compute, memory = first.exponents
+        how = f"fitted to {first.fitted_on} bricks measured on both" if first.fitted_on else "not fitted"
+        line(console, f"here: {first.source}; there: {first.target}")
+        line(console, f"exponents of compute and memory: {compute:.2f}, {memory:.2f} ({how})")
+        if first.error is not None:
+            plain = "" if first.plain_error is None else f" (plain scaling: {first.plain_error:.0%})"
+            line(console, f"interval: {first.error:.0%} either way{plain}, beside that of the estimate here")

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from stratoscope.errors import MeasurementError
 from stratoscope.explain.compose.estimate import Placed
 from stratoscope.explain.predict.layers import LayerPredictor, Roof
-from stratoscope.explain.predict.model import predict_model
+from stratoscope.explain.predict.model import pairs_of, predict_model
 from stratoscope.explain.predict.scaling import (
-    WHOLE,
     Exponents,
+    Fit,
     Load,
     Resources,
     fit_exponents,
+    fitted_scaling,
     memory_share,
     resources_of,
     scaled,
@@ -74,6 +75,27 @@ def test_an_exponent_that_nothing_tells_stays_whole() -> None:
         fit_exponents([], HERE, THERE)
 
 
+def test_a_fit_says_its_error_on_parts_left_out_and_that_of_plain_scaling() -> None:
+    truth = Exponents(0.5, 1.0)
+    mixed = [Load(10.0 ** (8 + number / 4), 1e8) for number in range(16)]
+    pairs = [(1.0, scaled(1.0, load, HERE, THERE, truth), load) for load in mixed]
+    assert fitted_scaling(pairs[:7], HERE, THERE) is None  # too few
+    found = fitted_scaling(pairs, HERE, THERE)
+    assert found is not None
+    assert found.pairs == 16
+    assert found.exponents.compute == pytest.approx(0.5, abs=0.1)
+    assert found.plain_error == pytest.approx(1.0, abs=0.2)  # 4 ** 0.5 where compute decides, which it does not quite
+    assert found.error < found.plain_error / 4
+
+
+def test_parts_measured_on_both_machines_are_paired_by_content() -> None:
+    parts = [_part("b", 10**9, 10**6), _part("a", 10**8, 10**6), _part("only-here", 1, 1)]
+    failed = _measured(_part("c", 1, 1), 1.0).model_copy(update={"status": "failed", "reason": "no"})
+    here = [*(_measured(part, 1.0) for part in parts), _measured(_part("c", 1, 1), 1.0)]
+    there = [_measured(parts[0], 2.0), _measured(parts[1], 3.0), failed]
+    assert pairs_of(here, there) == [(1.0, 3.0, Load(1e8, 1e6)), (1.0, 2.0, Load(1e9, 1e6))]
+
+
 def test_resources_come_from_a_machine_record_and_what_is_missing_is_said(machines: ModuleType) -> None:
     machine_record: MachineRecord = machines.make_machine()
     found = resources_of(Roofs(machine_record))
@@ -117,8 +139,12 @@ def test_a_model_moves_brick_by_brick_and_its_interval_has_the_known_error() -> 
     assert found.memory_share == pytest.approx(0.5, abs=1e-6)
     assert (found.there.ci_low, found.there.ci_high) == (pytest.approx(8.0), pytest.approx(12.5))
     assert predict_model("m", places, times, latency, 1.0, HERE, wide).there.ci_low is None
+    assert (found.exponents, found.fitted_on, found.plain_error) == ((1.0, 1.0), 0, None)
+    fitted = predict_model("m", places, times, latency, 1.0, HERE, wide, fit=Fit(Exponents(0.5, 1.0), 9, 0.1, 0.7))
+    assert fitted.there.value == pytest.approx(2.0 + 2.0 + 8.0)
+    assert (fitted.exponents, fitted.fitted_on, fitted.error, fitted.plain_error) == ((0.5, 1.0), 9, 0.1, 0.7)
     with pytest.raises(MeasurementError, match="no brick of m"):
-        predict_model("m", places, {}, latency, 1.0, HERE, wide, exponents=WHOLE)
+        predict_model("m", places, {}, latency, 1.0, HERE, wide)
 
 
 def test_layers_are_predicted_from_near_ones_and_a_constant_efficiency_is_found() -> None:

@@ -50,12 +50,39 @@ WHOLE: Final = Exponents()
 SCALING_ERROR: Final = 0.71
 
 
+#: So many parts measured on both machines are fitted to; with fewer, whole ratios are taken.
+LEAST_PAIRS: Final = 8
+_FOLDS: Final = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What a part asks of a machine."""
 
     flops: float
     moved_bytes: float
+
+
+#: A part that both machines have measured: seconds here, seconds there, and what it asks.
+Pair = tuple[float, float, Load]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What parts measured on both machines say.
+
+    Attributes:
+        exponents: fitted to all pairs.
+        pairs: how many there were.
+        error: relative error, either way, that nine of ten parts stayed within when left out of the fit (in eighths).
+            A model's is smaller where its parts err independently.
+        plain_error: the same with exponents of 1.
+    """
+
+    exponents: Exponents
+    pairs: int
+    error: float
+    plain_error: float
 
 
 def memory_share(load: Load, here: Resources) -> float:
@@ -77,9 +104,26 @@ def scaled(seconds: float, load: Load, here: Resources, there: Resources, expone
     return seconds * math.exp(exponents.compute * (1 - share) * compute + exponents.memory * share * memory)
 
 
-def fit_exponents(
-    pairs: Sequence[tuple[float, float, Load]], here: Resources, there: Resources, *, ridge: float = 1.0
-) -> Exponents:
+def fitted_scaling(pairs: Sequence[Pair], here: Resources, there: Resources) -> Fit | None:
+    """Exponents from pairs, with their error on pairs that were left out; None where there are fewer than LEAST_PAIRS.
+
+    The pairs are dealt into eight folds in their order; each fold is judged by a fit to the others.
+    """
+    if len(pairs) < LEAST_PAIRS:
+        return None
+    left_out: list[float] = []
+    plain: list[float] = []
+    for fold in range(_FOLDS):
+        known = [pair for number, pair in enumerate(pairs) if number % _FOLDS != fold]
+        exponents = fit_exponents(known, here, there)
+        for seconds, other, load in pairs[fold::_FOLDS]:
+            for errors, used in ((left_out, exponents), (plain, WHOLE)):
+                errors.append(abs(math.log(scaled(seconds, load, here, there, used) / other)))
+    error, plain_error = (float(math.expm1(np.quantile(errors, 0.9))) for errors in (left_out, plain))
+    return Fit(fit_exponents(pairs, here, there), len(pairs), error, plain_error)
+
+
+def fit_exponents(pairs: Sequence[Pair], here: Resources, there: Resources, *, ridge: float = 1.0) -> Exponents:
     """Exponents that explain pairs (seconds here, seconds there, load) best, by least squares of logarithms.
 
     They are drawn towards 1 (plain scaling) with the weight of `ridge` pairs, and kept in [0, 2]: where one resource
