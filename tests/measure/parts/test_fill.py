@@ -15,7 +15,7 @@ import pytest
 
 from stratoscope.errors import MeasurementError
 from stratoscope.measure.parts import runner
-from stratoscope.measure.parts.fill import Plan, Wanted, fill, plan_of
+from stratoscope.measure.parts.fill import Group, Plan, Wanted, fill, plan_of
 from stratoscope.measure.parts.status import status_of
 from stratoscope.models.resolve import resolve
 from stratoscope.spec.performance import Environment
@@ -129,6 +129,34 @@ def test_coverage_is_by_work_and_never_counts_what_has_no_time(small: ModuleType
         assert (coverage.measured, coverage.share) == (1, pytest.approx(8 / 27))
         assert [hole.part.slug for hole in status.holes] == ["relu_1x10_f32", "relu_1x9_f32"]
         assert status.to_json()["models"][0]["coverage"][0]["roofline_share"] == pytest.approx(8 / 27)
+
+
+def test_parts_with_the_most_work_come_first_so_that_a_budget_covers_the_most(
+    small: ModuleType, tmp_path: Path
+) -> None:
+    """The layers of the file are 8, 9 and 10 wide, in this order."""
+    (group,) = plan(small, tmp_path).groups
+    assert [one.part.slug for one in group.parts] == ["relu_1x10_f32", "relu_1x9_f32", "relu_1x8_f32"]
+
+
+def test_a_library_that_crashes_is_kept_as_failed_with_the_reason_and_not_tried_again(
+    small: ModuleType, tmp_path: Path, modules: dict[str, str]
+) -> None:
+    made = plan(small, tmp_path, layers=2)
+    names = ("crashes when opened", "fine")
+    made.groups = (Group(made.groups[0].parts, tuple(small.fake(name) for name in names)),)
+    with PerformanceDatabase(tmp_path / "results.db") as database:
+        first = fill(made, database, HERE, modules=modules)
+        kept = {(one.part.slug, one.candidate.implementation): one for one in database.find()}
+        again = fill(made, database, HERE, modules=modules)
+        retried = fill(made, database, HERE, modules=modules, retry=("failed",))
+    assert first.counts == {"ok": 2, "failed": 2}
+    assert {one.status for (_, name), one in kept.items() if name == "fine"} == {"ok"}
+    crashed = [one for (_, name), one in kept.items() if name == "crashes when opened"]
+    assert len(crashed) == 2
+    assert all("SIGSEGV" in (one.reason or "") for one in crashed)
+    assert (again.known, again.counts) == (4, {})
+    assert retried.counts == {"failed": 2}
 
 
 def test_executed_nodes_are_parts_of_their_own(small: ModuleType, tmp_path: Path) -> None:

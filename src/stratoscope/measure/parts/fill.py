@@ -12,7 +12,7 @@ from stratoscope.graph.onnx_reader import read_graph
 from stratoscope.graph.signature import signature
 from stratoscope.host.lock import measurement_lock
 from stratoscope.measure.parts.candidates import MODULES, default_candidates
-from stratoscope.measure.parts.parts import Level, RunnablePart, executed_parts, layer_parts
+from stratoscope.measure.parts.parts import Level, RunnablePart, executed_parts, layer_parts, roofline_work
 from stratoscope.measure.parts.protocol import CLEANED
 from stratoscope.measure.parts.runner import FillSummary, OnProgress, run_parts
 from stratoscope.spec.model import LoadableModel
@@ -89,7 +89,7 @@ class ModelParts:
 
 @dataclass(slots=True)
 class Plan:
-    """Parts of several models, each once."""
+    """Parts of several models, each once; those with the most work first, so that a budget covers the most."""
 
     models: tuple[ModelParts, ...]
     protocols: tuple[Protocol, ...]
@@ -102,7 +102,17 @@ class Plan:
                 parts = merged.setdefault(group.candidates, {})
                 for part in group.parts:
                     parts.setdefault(part.part.digest, part)
-        self.groups = tuple(Group(tuple(parts.values()), candidates) for candidates, parts in merged.items())
+        uses = Counter[str]()
+        for model in self.models:
+            uses.update(model.uses)
+
+        def work(one: RunnablePart) -> float:
+            return (roofline_work(one.part) or 0.0) * max(1, uses[one.part.digest])
+
+        self.groups = tuple(
+            Group(tuple(sorted(parts.values(), key=work, reverse=True)), candidates)
+            for candidates, parts in merged.items()
+        )
 
     def missing(
         self, database: PerformanceDatabase, environment: Environment, retry: Collection[str] = ()

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from stratoscope.errors import ModelError
 from stratoscope.graph.brick_model import skeleton
@@ -21,6 +21,9 @@ from stratoscope.spec.options import BackendOptions
 from stratoscope.spec.performance import Part, PartKind
 
 Level = Literal["off", "basic", "extended", "all"]
+#: FLOP a byte at which compute and memory take equally long on a common server core (float32, memory bandwidth). Only
+#: shares are made with it, which say how much of a model's work is measured; no time is.
+RIDGE_FLOP_PER_BYTE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +127,11 @@ def _needed(layer: Layer, read: Iterable[str]) -> list[Tensor]:
     """The outputs that something reads (a mask of Dropout often is not), at least the first."""
     names = set(read)
     return [tensor for place, tensor in enumerate(layer.outputs) if place == 0 or tensor.name in names]
+
+
+def roofline_work(part: Part, ridge: float = RIDGE_FLOP_PER_BYTE) -> float | None:
+    """A part's least time in units of bytes over bandwidth; None where its work is not known."""
+    flops = part.flops_valid if part.flops_valid is not None else part.flops
+    if flops is None or part.bytes is None:
+        return None
+    return max(float(part.bytes), flops / ridge)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from stratoscope.measure.parts.fill import ModelParts, Plan
+from stratoscope.measure.parts.parts import roofline_work
 from stratoscope.spec.performance import Candidate, Environment, Part, PartMeasurement, Protocol
 from stratoscope.store.performance import PerformanceDatabase
-
-#: FLOP a byte at which compute and memory take equally long on a common server core (float32, memory bandwidth). Only
-#: shares are made with it, which say how much of a model's work is measured; no time is.
-RIDGE_FLOP_PER_BYTE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +96,6 @@ class Status:
                 {"candidate": name, "reason": reason, "parts": count} for name, reason, count in self.reasons
             ],
         }
-
-
-def roofline_work(part: Part, ridge: float = RIDGE_FLOP_PER_BYTE) -> float | None:
-    """A part's least time in units of bytes over bandwidth; None where its work is not known."""
-    flops = part.flops_valid if part.flops_valid is not None else part.flops
-    if flops is None or part.bytes is None:
-        return None
-    return max(float(part.bytes), flops / ridge)
 
 
 def status_of(plan: Plan, database: PerformanceDatabase, environment: Environment) -> Status:
