@@ -39,7 +39,9 @@ class GemmCurve(Spread):
 
     A kernel computes at least `tile_m` rows, whatever the batch; one row alone is a matrix-vector product, which may
     stream at a rate of its own (`vector_memory`): libraries copy the matrix into packed panels only for more rows.
-    Each of the n rows of weights costs `row_s` to start on, which short rows (small k) do not hide.
+    Each of the n rows of weights costs `row_s` to start on, which short rows (small k) do not hide. Activations that
+    arrive in a wider format are converted first, by kernels of their own that take `quantize_s` and move
+    `quantize_bytes` an element, unless the engine has the kernel before them do it.
     """
 
     t0_s: float = Field(ge=0)
@@ -49,6 +51,8 @@ class GemmCurve(Spread):
     tile_m: float = Field(default=1.0, ge=1)
     vector_memory: float | None = Field(default=None, gt=0, le=1)
     row_s: float = Field(default=0.0, ge=0)
+    quantize_s: float = Field(default=0.0, ge=0)
+    quantize_bytes: float = Field(default=0.0, ge=0)
 
 
 class DecodeCurve(Spread):
@@ -103,6 +107,7 @@ class Curves(Value):
     prefill: PrefillCurve
     elementwise: StreamCurve
     moe: ExpertCurve
+    moe_formats: dict[str, ExpertCurve] = {}  # of formats whose kernels are not those of `moe`
     collectives: dict[str, dict[str, CollectiveCurve]]
 
 
@@ -129,7 +134,9 @@ BORROWED: dict[str, tuple[str, float]] = {
     "gaudi": ("hopper", 2.0), "tpu": ("hopper", 2.0), "trainium": ("hopper", 2.0), "cpu": ("ampere", 2.0),
 }  # fmt: skip
 REFERENCE_MATMUL = {"ampere": 271.2 / 312, "hopper": 794.5 / 989}  # measured matmul fraction of the tables' devices
-# Second-level cache bandwidth over memory bandwidth: 4.5 TB/s against 2.04 on A100; recalled from microbenchmarks.
+# Bandwidth of the second-level cache: A100 recalled from microbenchmarks, H100 from Chips and Cheese, "Nvidia's H100:
+# Funny L2, and Tons of Bandwidth" (2023-07, recalled); others keep A100's ratio to the memory.
+SECOND_LEVEL_BYTES_PER_S = {"ampere": 4.5e12, "hopper": 5.7e12}
 SECOND_LEVEL_RATIO = 2.2
 PEAK_SPREAD = {"p10": 1.0, "p90": 1.0}
 
@@ -171,8 +178,13 @@ class Efficiency:
     measured: dict[tuple[str, int, int, int], float] = field(default_factory=dict)
     corrections: tuple[tuple[float, float, float, float], ...] = ()  # log2 of m, n, k; log of measured over the curve
 
-    def gemm(self, m: Num, n: Num, k: Num, *, kind: str, unit: str, nbytes: Num, batch: Num = 1.0) -> Cost:
-        """A matrix product (`batch` of them in one kernel): flops 2 m n k, `nbytes` moved, multiplied on `unit`."""
+    def gemm(
+        self, m: Num, n: Num, k: Num, *, kind: str, unit: str, nbytes: Num, batch: Num = 1.0, quantize: Num = 0.0
+    ) -> Cost:  # fmt: skip
+        """A matrix product (`batch` of them in one kernel): flops 2 m n k, `nbytes` moved, multiplied on `unit`.
+
+        `quantize` activation elements are converted to the format of `unit` before.
+        """
         hit = self._table_hit(m, n, k, kind)
         if hit is not None:
             return Cost(hit, hit, hit, hit, 0.0, 0.0, "measured shape", "measured")
@@ -186,11 +198,15 @@ class Efficiency:
         top = np.maximum(memory, compute)
         share = np.minimum(memory, compute) / np.maximum(top, 1e-30)
         body = (curve.t0_s + top * (1.0 + share**curve.norm) ** (1.0 / curve.norm)) * self._near_measured(m, n, k)
-        return self._cost(body, curve, compute, memory, curve.t0_s, "gemm roofline")
+        wide = np.asarray(quantize, dtype=float)
+        rate = self.curves.elementwise.memory * self.hardware.memory_bandwidth
+        before = np.where(wide > 0, curve.quantize_s + curve.quantize_bytes * wide / rate, 0.0)
+        return self._cost(before + body, curve, compute, memory + before, curve.t0_s, "gemm roofline")
 
     def experts(self, flops: Num, nbytes: Num, unit: str, rows: Num, width: Num) -> Cost:
         """The routed experts of one layer in one grouped kernel: `rows` per touched expert, `width` inner columns."""
-        curve = self.curves.moe
+        narrow = {"fp4": "fp8"}.get(unit, unit)
+        curve = self.curves.moe_formats.get(narrow, self.curves.moe)
         memory = nbytes / (curve.memory * self.hardware.memory_bandwidth)
         padded = flops * (1.0 + curve.tile_rows / 2.0 / np.maximum(np.asarray(rows, dtype=float), 1e-9))
         compute = padded / (curve.compute * self.hardware.peak(unit)) * (1.0 + curve.half_width / width)
@@ -204,7 +220,9 @@ class Efficiency:
         curve = self.curves.decode
         size = np.maximum(np.asarray(nbytes, dtype=float), 1.0)
         memory = size / self.hardware.memory_bandwidth * (1.0 + (curve.half_bytes / size) ** curve.exponent)
-        memory = np.maximum(memory, reread * size / (SECOND_LEVEL_RATIO * self.hardware.memory_bandwidth))
+        bandwidth = self.hardware.memory_bandwidth
+        second = SECOND_LEVEL_BYTES_PER_S.get(self.hardware.generation, SECOND_LEVEL_RATIO * bandwidth)
+        memory = np.maximum(memory, reread * size / second)
         compute = flops / (0.5 * self.hardware.peak(unit))
         body = np.maximum(memory, compute)
         return self._cost(curve.t0_s + body, curve, compute, memory, curve.t0_s, "decode attention")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,36 +152,58 @@ class Deployment:
                 out.append(Term("engine", name, cost, count, 0.0, "engine"))
         return out
 
-    def chunks(self, batch: int) -> int:
-        """Microbatches that a static batch is cut into to keep the stages busy."""
-        return min(self.plan.pp, batch)
+    def chunks(self, batch: int, queries: float) -> tuple[int, ...]:
+        """Numbers of microbatches that a static batch may be cut into to keep the pipeline's stages busy.
+
+        An engine with a rule of its own (FasterTransformer: halves until a part has few enough tokens) has one choice;
+        others take the faster of the batch whole and one part a stage.
+        """
+        stages, limit = self.plan.pp, self.engine.stage_tokens
+        if stages == 1 or batch == 1:
+            return (1,)
+        if limit is None:
+            return (1, min(stages, batch))
+        part = batch // stages if batch % stages == 0 else batch
+        while part * queries > limit and part % 2 == 0:
+            part //= 2
+        return (batch // part,)
+
+    def _staged(self, batch: int, queries: float, run: Callable[[int], Pass]) -> Pass:
+        """The fastest of the ways that the batch may be cut."""
+        return min((run(count) for count in self.chunks(batch, queries)), key=lambda one: float(np.sum(one.time)))
 
     def prefill(self, batch: int, tokens: Num, cached: Num = 0.0) -> Pass:
         """The pass over `tokens` new tokens of each of `batch` sequences, after `cached` ones; gives the first
         token.
         """
-        chunks = self.chunks(batch)
-        part = batch / chunks
-        shape = self._shape("prefill", part, tokens, tokens + cached)
-        terms = self._engine_terms() + forward_terms(
-            self.model, shape, self.formats, self.engine, self.efficiency,
-            sequence_parallel=self.plan.sequence_parallel, head_tokens=part,
-        )  # fmt: skip
-        hop = shape.tokens * self.model.hidden * self.formats.activation
-        passed = pipelined(terms, self.plan.pp, chunks, self.efficiency, hop, across=self.across_nodes)
-        return host_bound(passed, self.engine.model_copy(update={"cuda_graphs": False}), self.efficiency)
+
+        def run(chunks: int) -> Pass:
+            part = batch / chunks
+            shape = self._shape("prefill", part, tokens, tokens + cached)
+            terms = self._engine_terms() + forward_terms(
+                self.model, shape, self.formats, self.engine, self.efficiency,
+                sequence_parallel=self.plan.sequence_parallel, head_tokens=part,
+            )  # fmt: skip
+            hop = shape.tokens * self.model.hidden * self.formats.activation
+            passed = pipelined(terms, self.plan.pp, chunks, self.efficiency, hop, across=self.across_nodes)
+            return host_bound(passed, self.engine.model_copy(update={"cuda_graphs": False}), self.efficiency)
+
+        return self._staged(batch, float(np.max(tokens)), run)
 
     def decode(self, batch: int, context: Num, *, top_p: bool = False) -> Pass:
         """One token for each of `batch` sequences that hold `context` tokens each (an array prices several at once)."""
-        chunks = self.chunks(batch)
-        part = batch / chunks
-        shape = self._shape("decode", part, 1.0, context)
-        terms = forward_terms(self.model, shape, self.formats, self.engine, self.efficiency, head_tokens=part)
-        terms += sampling_term(self.efficiency, self.model.vocab, part, top_p=top_p)
-        terms += self._engine_terms()
-        hop = shape.tokens * self.model.hidden * self.formats.activation
-        passed = pipelined(terms, self.plan.pp, chunks, self.efficiency, hop, across=self.across_nodes)
-        return host_bound(passed, self.engine, self.efficiency)
+
+        def run(chunks: int) -> Pass:
+            part = batch / chunks
+            shape = self._shape("decode", part, 1.0, context)
+            terms = forward_terms(self.model, shape, self.formats, self.engine, self.efficiency, head_tokens=part)
+            terms += sampling_term(self.efficiency, self.model.vocab, part, top_p=top_p)
+            terms += self._engine_terms()
+            hop = shape.tokens * self.model.hidden * self.formats.activation
+            passed = pipelined(terms, self.plan.pp, chunks, self.efficiency, hop, across=self.across_nodes)
+            return host_bound(passed, self.engine, self.efficiency)
+
+        return self._staged(batch, 1.0, run)
 
 
 @dataclass(frozen=True)

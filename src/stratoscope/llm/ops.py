@@ -36,6 +36,7 @@ FLASH_BACKWARD = 2.5 * 73.0 / 63.0
 # scale, cast
 # down, weight (34 bytes of 2); two products, a negation, a concatenation and a sum per rotated tensor (10 passes).
 EAGER_RMS_NORM, EAGER_ROTARY = 17.0, 10.0
+QUANTIZED = ("fp8", "fp4")  # units whose products take activations narrower than what norms and attention write
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Op:
     unit: str = "bf16"
     curve: str = "bf16"
     weight_elements: Num = 0.0
+    quantize: Num = 0.0  # activations converted to the format that is multiplied, by kernels of their own
     flash_version: int = 3
     reread: float = 1.0  # of decode attention: how often the cache passes through the second-level cache
 
@@ -126,7 +128,7 @@ def gemm(name: str, m: Num, k: Num, n: Num, formats: Formats) -> Op:
     nbytes = formats.weight * weight + formats.activation * m * (k + n)
     return Op(
         name, "gemm", 2.0 * m * n * k, nbytes, m=m, n=n, k=k, unit=formats.unit, curve=formats.curve,
-        weight_elements=weight,
+        weight_elements=weight, quantize=m * k if formats.unit in QUANTIZED else 0.0,
     )  # fmt: skip
 
 
@@ -295,7 +297,16 @@ def layer_ops(layer: Layer, model: ModelSpec, shape: Shape, formats: Formats, en
             out += moe_ops(ffn, hidden, shape, formats)
         if not layer.parallel:
             out.append(_stream("residual", residual))
+    out = [part for op in out for part in _quantized(op, engine)]
     return _fuse(out) if engine.fused_residual and shape.phase != "train" else out
+
+
+def _quantized(op: Op, engine: Engine) -> list[Op]:
+    """A product with the conversion of its activations as the engine does it: 2 bytes read, 1 written an element."""
+    if op.kind != "gemm" or engine.quantization == "dynamic" or not np.any(np.asarray(op.quantize) > 0):
+        return [op]
+    bare = replace(op, quantize=0.0)
+    return [bare] if engine.quantization == "fused" else [_stream("quantize", 3.0 * op.quantize), bare]
 
 
 def _fuse(ops: list[Op]) -> list[Op]:
@@ -333,8 +344,11 @@ def backward_ops(op: Op, formats: Formats, *, weight_gradient: bool = True, fuse
     if op.kind == "gemm":
         size, weight = formats.activation, formats.weight
         nbytes = size * op.m * (op.k + op.n) + weight * op.n * op.k
-        grad_input = replace(op, name=op.name + " dX", n=op.k, k=op.n, nbytes=nbytes)
-        grad_weight = replace(op, name=op.name + " dW", m=op.k, n=op.n, k=op.m, nbytes=nbytes, weight_elements=0.0)
+        wide = op.m * op.n if np.any(np.asarray(op.quantize) > 0) else 0.0  # the gradient, once for both products
+        grad_input = replace(op, name=op.name + " dX", n=op.k, k=op.n, nbytes=nbytes, quantize=wide)
+        grad_weight = replace(
+            op, name=op.name + " dW", m=op.k, n=op.n, k=op.m, nbytes=nbytes, weight_elements=0.0, quantize=0.0
+        )
         return [grad_input, grad_weight] if weight_gradient else [grad_input]
     if op.kind == "experts":
         factor = 2.0 if weight_gradient else 1.0

@@ -162,9 +162,13 @@ class Engine(Value):
     custom_allreduce: bool = False
     copies_cache: bool = False  # each step writes the whole cache anew with one token more
     copy_cost: float = 1.0  # of that copy, over a stream of its bytes: fresh memory is faulted in page by page
+    # how 16-bit activations become 8-bit ones: by scales found at run time (kernels as in the fp8 tables), by one pass
+    # with known scales, or inside the kernel before
+    quantization: Literal["dynamic", "static", "fused"] = "static"
     grouped_decode: bool = True  # decode attention reads a shared key-value head once for all its query heads
     overlap_dp: bool = True  # gradient communication behind the backward pass
     overlap_tp: bool = False
+    gathers_masters: bool = False  # sharded weights are gathered in 32 bits and cast after
     dropout: bool = False  # trains with dropout: masks written, kept and read again
     unfused_buffers: bool = False  # keeps scores, mask, a second fp32 copy of the logits, and the head beside its twin
     workspace_widths: float = 18.0  # 16-bit buffers of a forward pass per token, in hidden widths
@@ -172,6 +176,7 @@ class Engine(Value):
     communicator_bytes: float = 0.38 * 2**30  # NCCL buffers at 4-8 ranks
     trains: bool = True  # whether it runs a backward pass at all
     kv_preallocated_fraction: float | None = None
+    stage_tokens: int | None = None  # with pipeline stages: a batch is halved until a part has at most so many tokens
     prefill_token_budget: int | None = None  # most tokens of one pass: longer prefills run in chunks
     source: str = ""
 
@@ -198,13 +203,34 @@ ENGINES: dict[str, Engine] = {
             source="transformers run eagerly (a dynamic cache is concatenated); its time per layer and pass come "
             "from `llm calibrate`",
         ),
-        Engine(name="megatron-core", source="NVIDIA/Megatron-LM d98e8a6: flash attention, overlapped gradients"),
+        Engine(
+            name="megatron-core",
+            quantization="fused",
+            source="NVIDIA/Megatron-LM d98e8a6: flash attention, overlapped gradients",
+        ),
         Engine(
             name="fsdp",
             flash_version=2,
             eager=True,
             host_launch_s=6e-6,
             source="PyTorch FSDP: sharded weights gathered behind the layer before",
+        ),
+        Engine(
+            name="llm-foundry",
+            flash_version=1,
+            eager=True,
+            host_launch_s=6e-6,
+            gathers_masters=True,
+            source="mosaicml/llm-foundry 2023 under Composer's mixed precision DEFAULT (parameters gathered in fp32): "
+            "scripts/train/benchmarking/submit_benchmarks.py runs attn_impl triton, a FlashAttention of version 1, "
+            "on PyTorch 1.13",
+        ),
+        Engine(
+            name="llm-foundry-pure",
+            flash_version=1,
+            eager=True,
+            host_launch_s=6e-6,
+            source="llm-foundry with mixed precision PURE: parameters gathered in 16 bits",
         ),
         Engine(
             name="fastertransformer",
@@ -214,6 +240,7 @@ ENGINES: dict[str, Engine] = {
             grouped_decode=False,
             transposes_qkv=True,
             unfused_buffers=True,
+            stage_tokens=2048,  # getLocalBatchSize of nccl_utils.cc at 0311bc6; later versions 1024
             # context decoder: input, output, normed input, attention output, layer output, normed attention output;
             # context attention: q, k, v, their transposes, weighted sum and its transpose
             workspace_widths=14.0,
@@ -233,6 +260,7 @@ ENGINES: dict[str, Engine] = {
         ),
         Engine(
             name="tensorrt-llm",
+            quantization="fused",
             trains=False,
             cuda_graphs=True,
             custom_allreduce=True,
@@ -254,10 +282,12 @@ ENGINES: dict[str, Engine] = {
     )
 }
 
+ENGINE_ALIASES = {"composer": "llm-foundry", "mosaicml": "llm-foundry", "megatron-bridge": "megatron-core"}
+
 
 def find_engine(name: str) -> Engine:
     """The engine of that name; raises LlmError with the known names."""
-    engine = ENGINES.get(name.lower())
+    engine = ENGINES.get(ENGINE_ALIASES.get(name.lower(), name.lower()))
     if engine is None:
         raise LlmError(f"no engine {name!r}", hint=f"known: {', '.join(ENGINES)}")
     return engine

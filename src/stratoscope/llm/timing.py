@@ -19,19 +19,24 @@ SORT_PAIRS_PER_S_PER_UNIT = 14.7e9 / 108
 SORT_UNITS = 108
 # FlashAttention-2 reaches 35 % of an H100 (arXiv 2407.08608, abstract) where the fitted kernels reach 60 %.
 FLASH2_ON_HOPPER = 0.60 / 0.35
+# Version 2 runs 1.3 to 2.5 times as fast as version 1 in Triton (arXiv 2307.08691 s. 4.1); their geometric mean.
+FLASH1 = (1.3 * 2.5) ** 0.5
 
 
 def price(op: Op, efficiency: Efficiency) -> Cost:
     """Seconds of one operator."""
     if op.kind == "gemm":
-        return efficiency.gemm(op.m, op.n, op.k, kind=op.curve, unit=op.unit, nbytes=op.nbytes)
+        return efficiency.gemm(
+            op.m, op.n, op.k, kind=op.curve, unit=op.unit, nbytes=op.nbytes, quantize=op.quantize
+        )  # fmt: skip
     if op.kind == "batched_gemm":
         return efficiency.gemm(op.m, op.n, op.k, kind="bf16", unit=op.unit, nbytes=op.nbytes, batch=op.batch)
     if op.kind == "experts":
         return efficiency.experts(op.flops, op.nbytes, op.unit, op.m, op.n)
     if op.kind == "prefill_attention":
         newer = efficiency.hardware.generation in ("hopper", "blackwell") and efficiency.level == "prior"
-        slow = FLASH2_ON_HOPPER if op.flash_version == 2 and newer else 1.0
+        slow = FLASH2_ON_HOPPER if op.flash_version <= 2 and newer else 1.0
+        slow *= FLASH1 if op.flash_version == 1 and efficiency.level == "prior" else 1.0
         return efficiency.prefill_attention(slow * op.flops, op.nbytes, op.seq, op.unit)
     if op.kind == "decode_attention":
         return efficiency.decode_attention(op.nbytes, op.flops, op.unit, op.reread)

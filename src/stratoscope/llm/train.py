@@ -219,7 +219,8 @@ def _data_parallel(
             if lora is None:
                 add(f"all-gather {of}weights", "all_gather", held * formats.weight, 1.0, members)
         else:
-            add(f"all-gather {of}weights", "all_gather", held * formats.weight, 2.0 * at.microbatches, members)
+            size = 4.0 if engine.gathers_masters else formats.weight
+            add(f"all-gather {of}weights", "all_gather", held * size, 2.0 * at.microbatches, members)
             add(f"reduce-scatter {of}gradients", "reduce_scatter", grad, at.microbatches, members)
         if np.any(np.asarray(at.replicas) > 1):
             outer = group(efficiency.hardware, at.replicas, apart * replicas / at.replicas)
