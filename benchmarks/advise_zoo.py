@@ -89,6 +89,14 @@ def row(model: str, backend: str, record: RunRecord) -> Row | None:
             }
             for one in section.bounds
         },
+        "layers": len(section.layers),
+        "faster_than_roofline": [
+            {"op": one.op, "name": one.name, "s": one.measured.value, "roofline_s": one.roofline.value}
+            for one in section.layers
+            if (latest := one.measured.ci_high or one.measured.value) is not None
+            and one.roofline.value is not None
+            and latest < one.roofline.value
+        ],
         "advice": [
             {
                 "key": one.key,
@@ -121,6 +129,18 @@ def violated(rows: Iterable[Row]) -> list[str]:
         for one in rows
         for key, bound in one["bounds"].items()
         if bound["ratio"]["ci_low"] is not None and bound["ratio"]["ci_low"] > 1
+    ]
+
+
+def beaten(rows: Iterable[Row]) -> list[str]:
+    """Layers that ran faster than their roofline by more than their interval, by back end and operator."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for one in rows:
+        for layer in one["faster_than_roofline"]:
+            found.setdefault((one["backend"], layer["op"]), []).append(layer["roofline_s"] - layer["s"])
+    return [
+        f"{len(gains)} {op} on {backend} (by at most {max(gains) * 1e6:.0f} us)"
+        for (backend, op), gains in found.items()
     ]
 
 
@@ -163,7 +183,9 @@ def tables(rows: list[Row], budget: float) -> str:
         f"Means are over models with a coverage of {LEAST_COVERAGE:.0%} or more. "
         f"Benanza's paper (MXNet, V100, 30 models): {paper}.",
         "",
-        f"Bounds above the measured time by more than the intervals: {'; '.join(bad) if bad else 'none'}.",
+        f"Bounds above the measured time by more than the intervals: {'; '.join(bad) if bad else 'none'}. "
+        f"Layers that ran faster than their roofline by more than their interval, of {sum(one['layers'] for one in rows)}: "
+        f"{'; '.join(beaten(rows)) or 'none'}.",
         "",
         "| model | advice | predicted | achieved | |",
         "|---|---|---|---|---|",

@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from stratoscope.backends.pytorch.onnx_node import WithConstants  # noqa: E402
 from stratoscope.improve.torch_modules import REPLACEMENTS, PackedLinear  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -24,7 +25,7 @@ def relative_error(expected: torch.Tensor, found: torch.Tensor) -> float:
 def test_outputs_equal_those_of_the_linear_layer(shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
     linear = torch.nn.Linear(96, 33, bias=bias)
-    packed = PackedLinear(linear)
+    packed = PackedLinear(linear.weight, linear.bias)
     x = torch.randn(shape)
     with torch.inference_mode():
         expected, found = linear(x), packed(x)
@@ -35,7 +36,7 @@ def test_outputs_equal_those_of_the_linear_layer(shape: tuple[int, ...], bias: b
 def test_weights_packed_for_one_number_of_rows_serve_others_too() -> None:
     torch.manual_seed(1)
     linear = torch.nn.Linear(64, 48)
-    packed = PackedLinear(linear)
+    packed = PackedLinear(linear.weight, linear.bias)
     with torch.inference_mode():
         for rows in (1, 128, 3):
             x = torch.randn(rows, 64)
@@ -44,7 +45,8 @@ def test_weights_packed_for_one_number_of_rows_serve_others_too() -> None:
 
 def test_a_copy_made_before_the_first_call_packs_its_own_weights() -> None:
     torch.manual_seed(2)
-    packed = PackedLinear(torch.nn.Linear(16, 8))
+    linear = torch.nn.Linear(16, 8)
+    packed = PackedLinear(linear.weight, linear.bias)
     twin = copy.deepcopy(packed)
     with torch.inference_mode():
         twin.weight.mul_(2)
@@ -58,3 +60,18 @@ def test_only_float32_linear_layers_are_replaced() -> None:
     assert isinstance(replace(torch.nn.Linear(4, 4)), PackedLinear)
     assert replace(torch.nn.Linear(4, 4).to(torch.bfloat16)) is None
     assert replace(torch.nn.Conv2d(1, 1, 1)) is None
+
+
+def test_a_product_with_a_stored_matrix_is_a_linear_layer_too() -> None:
+    """Transformers come from ONNX as MatMul and Add."""
+    torch.manual_seed(3)
+    matrix = torch.randn(96, 33)
+    product = WithConstants(torch.matmul, {1: matrix})
+    packed = REPLACEMENTS["packed-linear"](product)
+    assert isinstance(packed, PackedLinear)
+    x = torch.randn(2, 5, 96)
+    with torch.inference_mode():
+        assert relative_error(product(x), packed(x)) < TOLERANCE
+    assert REPLACEMENTS["packed-linear"](WithConstants(torch.matmul, {0: matrix})) is None
+    assert REPLACEMENTS["packed-linear"](WithConstants(torch.matmul, {1: torch.randn(3, 4, 5)})) is None
+    assert REPLACEMENTS["packed-linear"](WithConstants(torch.add, {1: matrix})) is None

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from stratoscope.explain.advice.calibration import prediction_error
 from stratoscope.improve import predict
-from stratoscope.improve.predict import predict_speedup
+from stratoscope.improve.predict import Pairs, predict_by_calls, predict_speedup, with_model_error
 from stratoscope.improve.variants import Variant
 from stratoscope.models.resolve import resolve
+from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.options import BackendOptions
 from stratoscope.spec.record import LayerRow, NoiseRecord, ProfileSection
 from stratoscope.stats.quantity import Quantity
 
 NONE = Quantity.unavailable("s", "not measured")
+CALL = ("pytorch", "eager", "NHWC")
 VARIANT = Variant(resolve("digits"), "onnxruntime", BackendOptions(threads=1))
 
 
@@ -92,3 +97,57 @@ def test_executed_signatures_come_from_the_runtime_and_leave_views_out(tmp_path:
     found = predict.executed_signatures(VARIANT)
     assert found is not None
     assert sum(found.values()) >= 3
+
+
+def test_layers_that_become_other_calls_change_by_the_difference_of_both_benchmarks() -> None:
+    """What a benchmark alone does not see of a layer in place is in both of its times, and cancels."""
+    section = profile({"pool": [5.0, 5.0], "conv": [10.0], "dense": [4.0]}, model_time=26.0)
+    pairs = Pairs({"pool": (seconds(4.0), seconds(1.0)), "conv": (seconds(9.0), seconds(9.5))})
+    found = predict_by_calls(section, VARIANT.model, CALL, lambda model, call, digests: pairs)
+    after = 26.0 - 2 * 3.0 + 0.5
+    assert found.require() == pytest.approx(26.0 / after)
+    error = (2**2 * (0.4**2 + 0.1**2) + 0.9**2 + 0.95**2) ** 0.5
+    assert found.ci_low == pytest.approx(26.0 / (after + error))
+
+
+def test_the_layers_that_take_the_most_are_benchmarked_first_and_views_never() -> None:
+    asked: list[str] = []
+
+    def timer(model: LoadableModel, call: tuple[str, str, str], digests: Sequence[str]) -> Pairs:
+        asked.extend(digests)
+        return Pairs({})
+
+    section = profile({"small": [1.0], "large": [9.0], "often": [3.0, 3.0, 4.0]}, model_time=20.0)
+    found = predict_by_calls(section, VARIANT.model, CALL, timer)
+    assert asked == ["often", "large", "small"]
+    assert "no layer could be benchmarked both ways" in (found.reason or "")
+
+
+def test_layers_left_for_lack_of_time_give_no_prediction_and_impossible_ones_stay() -> None:
+    section = profile({"pool": [5.0], "other": [5.0]}, model_time=10.0)
+    times = {"pool": (seconds(4.0), seconds(1.0))}
+    left = predict_by_calls(section, VARIANT.model, CALL, lambda *_: Pairs(times, frozenset({"other"})))
+    assert left.value is None
+    assert "50%" in (left.reason or "")
+    stays = predict_by_calls(section, VARIANT.model, CALL, lambda *_: Pairs(times))
+    assert stays.require() == pytest.approx(10.0 / 7.0)
+
+
+def test_the_interval_is_widened_by_how_far_predictions_missed() -> None:
+    """A sampling error of 1 % and a model error of 3 %, both in the logarithm, add in squares."""
+    narrow = Quantity(value=2.0, unit="1", ci_low=2 * math.exp(-0.01), ci_high=2 * math.exp(0.01))
+    wide = with_model_error(narrow, 0.03)
+    half = math.hypot(0.01, 1.959964 * 0.03)
+    assert wide.value == 2.0
+    assert wide.ci_low == pytest.approx(2 * math.exp(-half))
+    assert wide.ci_high == pytest.approx(2 * math.exp(half))
+    nothing = Quantity(value=1.0, unit="1", ci_low=1.0, ci_high=1.0)
+    assert with_model_error(nothing, 0.03) == nothing
+
+
+def test_the_error_of_predictions_starts_at_the_prior_and_follows_the_trials() -> None:
+    assert prediction_error([], prior=0.03, worth=5) == pytest.approx(0.03)
+    twice_as_far = prediction_error([math.exp(0.1)] * 1000, prior=0.03, worth=5)
+    assert twice_as_far == pytest.approx(0.1, rel=0.01)
+    one = prediction_error([math.exp(-0.3)], prior=0.03, worth=5)
+    assert one == pytest.approx(math.sqrt((5 * 0.03**2 + 0.3**2) / 6))

@@ -21,7 +21,16 @@ from stratoscope.host.capture import capture_hardware
 from stratoscope.host.lock import measurement_lock
 from stratoscope.improve.catalogue import GRAPH_REWRITES, GraphRewrite, load_for_rewrite, rewrite_graph, save_onnx
 from stratoscope.improve.placing import placed_layers
-from stratoscope.improve.predict import BASIS, PartTimer, predict_speedup
+from stratoscope.improve.predict import (
+    BASIS,
+    CALLS_BASIS,
+    PRIOR_ERROR,
+    PairTimer,
+    PartTimer,
+    predict_by_calls,
+    predict_speedup,
+    with_model_error,
+)
 from stratoscope.improve.trials import Attempt, Trials, run_trials
 from stratoscope.improve.variants import Variant, changed
 from stratoscope.spec.advice import Advice, AdviceSection, Trial
@@ -33,6 +42,7 @@ from stratoscope.stats.quantity import Quantity
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+_MOST_NAMED = 3
 _OTHER_BACKENDS = ("onnxruntime", "openvino", "pytorch")
 
 
@@ -47,6 +57,7 @@ class Request:
         chosen: names of options that the user set himself, which advice leaves.
         budget_s: seconds for racing changes against the original; 0: nothing is tried.
         quick: try only what is quick and likely (session options, rewrites of this graph).
+        prediction_error: root mean square of the log of achieved over predicted speed-ups of before.
         lower_precision: put advice that changes the numbers into what is saved and tried together.
         save: where the rewritten model goes, or None.
     """
@@ -62,6 +73,7 @@ class Request:
     chosen: frozenset[str] = frozenset()
     budget_s: float = 20.0
     quick: bool = False
+    prediction_error: float = PRIOR_ERROR
     lower_precision: bool = False
     save: Path | None = None
     seed: int = 0
@@ -71,18 +83,25 @@ class Request:
 Report = Callable[[str], None]
 
 
-def advise(request: Request, timer: PartTimer | None, *, on_progress: Report | None = None) -> AdviceSection:
+def advise(
+    request: Request,
+    timer: PartTimer | None,
+    *,
+    pairs: PairTimer | None = None,
+    on_progress: Report | None = None,
+) -> AdviceSection:
     """Advice on a model: each piece with its predicted gain, tried where it can be, the largest achieved gain first.
 
     Args:
         timer: benchmarks new executed layers for the predictions; None: nothing is predicted that needs it.
+        pairs: benchmarks layers as they run and by another library call; None likewise.
 
     Raises:
         StratoscopeError: the original cannot be run, or the rewritten model cannot be written.
     """
     report = on_progress or _silent
     with measurement_lock(wait=request.wait, on_wait=report), tempfile.TemporaryDirectory("-stratoscope") as folder:
-        return _Advisor(request, timer, Path(folder), report).run()
+        return _Advisor(request, timer, pairs, Path(folder), report).run()
 
 
 def _cpus() -> int:
@@ -96,8 +115,10 @@ def _silent(text: str) -> None:
 class _Advisor:
     """One run of the advisor over one model."""
 
-    def __init__(self, request: Request, timer: PartTimer | None, folder: Path, report: Report) -> None:
-        self.request, self.timer, self.folder, self.report = request, timer, folder, report
+    def __init__(
+        self, request: Request, timer: PartTimer | None, pairs: PairTimer | None, folder: Path, report: Report
+    ) -> None:
+        self.request, self.timer, self.pairs, self.folder, self.report = request, timer, pairs, folder, report
         self.original = Variant(request.model, request.backend, request.options)
         self.notes: list[str] = []
         self.roofs = ""
@@ -153,7 +174,14 @@ class _Advisor:
         self.roofs = machine.source
         placed = placed_layers(self.original, request.profile)
         workers = max(1, _cpus() // (request.options.threads or _cpus()))
-        return model_bounds(request.profile, placed, machine, request.calls, workers=workers, seed=request.seed)
+        found = model_bounds(request.profile, placed, machine, request.calls, workers=workers, seed=request.seed)
+        if found.beaten:
+            names = ", ".join(found.beaten[:_MOST_NAMED]) + (", ..." if len(found.beaten) > _MOST_NAMED else "")
+            self.notes.append(
+                f"faster than their roofline, and counted as they run ({len(found.beaten)}): {names}; the runtime does "
+                "less than the operator says (a transpose by strides), or the roofs are too low"
+            )
+        return found
 
     def _facts(self, bounds: ModelBounds | None) -> Facts:
         request = self.request
@@ -199,15 +227,28 @@ class _Advisor:
 
     def _predict(self, found: Finding) -> Quantity:
         change = found.change
+        if change.calls is not None:
+            return self._predict_by_calls(found.key, change.calls)
         if change.backend or change.modules or set(change.options) - {"graph_optimization"}:
             return Quantity.unavailable("1", "nothing here predicts it; it was tried", "prediction")
         if self.timer is None:
             return Quantity.unavailable("1", "new layers were not benchmarked", "prediction")
         self.report(f"advice: predicting {found.key}")
         try:
-            return predict_speedup(self.request.profile, self._variant(change, found.key), self.timer)
+            predicted = predict_speedup(self.request.profile, self._variant(change, found.key), self.timer)
         except StratoscopeError as error:
             return Quantity.unavailable("1", str(error), "prediction")
+        return with_model_error(predicted, self.request.prediction_error)
+
+    def _predict_by_calls(self, key: str, call: tuple[str, str, str]) -> Quantity:
+        if self.pairs is None:
+            return Quantity.unavailable("1", "layers were not benchmarked", "prediction")
+        self.report(f"advice: predicting {key}")
+        try:
+            predicted = predict_by_calls(self.request.profile, self.request.model, call, self.pairs)
+        except StratoscopeError as error:
+            return Quantity.unavailable("1", str(error), "prediction")
+        return with_model_error(predicted, self.request.prediction_error)
 
     def _together(self, todo: Sequence[Finding], trials: Mapping[str, Trial]) -> tuple[Advice | None, list[Trials]]:
         """All that was faster and computes the same, at once, where there are two or more such."""
@@ -275,11 +316,15 @@ def _advice(found: Finding, predicted: Quantity | None, trial: Trial | None) -> 
         layers=found.layers,
         share=found.share,
         predicted=predicted or nothing,
-        basis=BASIS if predicted is not None and predicted.value is not None else "",
+        basis=_basis(found) if predicted is not None and predicted.value is not None else "",
         changes_numbers=found.change.changes_numbers,
         trial=trial,
         not_tried=None if trial is not None else _why_not(found),
     )
+
+
+def _basis(found: Finding) -> str:
+    return BASIS if found.change.calls is None else CALLS_BASIS
 
 
 def _why_not(found: Finding) -> str:

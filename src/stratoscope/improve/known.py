@@ -9,18 +9,23 @@ from dataclasses import replace
 from typing import Final
 
 from stratoscope.errors import StoreError
+from stratoscope.explain.advice.calibration import calibration, prediction_error
 from stratoscope.explain.bounds.calls import best_calls
 from stratoscope.host.capture import capture_hardware
 from stratoscope.improve.advise import Request, advise
+from stratoscope.improve.predict import PRIOR_ERROR, PRIOR_TRIALS
 from stratoscope.improve.roofs import QUICK_S, machine_roofs
-from stratoscope.improve.timing import ExecutedTimer, executed_protocol
+from stratoscope.improve.timing import CallTimer, ExecutedTimer, executed_protocol
 from stratoscope.spec.advice import AdviceSection
 from stratoscope.spec.performance import Environment, PartMeasurement
 from stratoscope.stats.quantity import Quantity
 from stratoscope.store.performance import PerformanceDatabase
+from stratoscope.store.store import Store
 
 #: Seconds for this machine's roofs in the quick version, where they are not known.
 _QUICK_ROOFS_S: Final = 8.0
+#: Runs whose predictions are compared with what was achieved.
+_RUNS_ASKED: Final = 100
 
 
 def advise_with_database(
@@ -52,8 +57,10 @@ def advise_with_database(
                 opened.record(measurement)
 
         timer = ExecutedTimer(predict_s, _executed(measured, threads), take, on_progress)
+        pairs = CallTimer(predict_s, threads, measured, take, on_progress)
         complete = replace(
             request,
+            prediction_error=_prediction_error(database),
             calls=best_calls(measured, threads),
             machine=lambda: machine_roofs(
                 threads,
@@ -63,7 +70,7 @@ def advise_with_database(
                 on_progress=on_progress,
             ),
         )
-        return advise(complete, timer, on_progress=on_progress)
+        return advise(complete, timer, pairs=pairs, on_progress=on_progress)
 
 
 def _open(database: str | os.PathLike[str] | None, *, create: bool) -> PerformanceDatabase | None:
@@ -74,6 +81,17 @@ def _open(database: str | os.PathLike[str] | None, *, create: bool) -> Performan
         if create:
             raise
         return None
+
+
+def _prediction_error(database: str | os.PathLike[str] | None) -> float:
+    """How far the predictions of the newest runs were off; the prior where there is no database yet."""
+    try:
+        with Store.open(database, create=False) as store:
+            newest = (store.get(found.id) for found in store.list(limit=_RUNS_ASKED))
+            ratios = [one.achieved / one.predicted for one in calibration(newest).tried]
+    except StoreError:
+        ratios = []
+    return prediction_error(ratios, prior=PRIOR_ERROR, worth=PRIOR_TRIALS)
 
 
 def _executed(measured: list[PartMeasurement], threads: int) -> dict[str, Quantity]:

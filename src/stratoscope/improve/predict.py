@@ -1,7 +1,8 @@
-"""Predicts the time of a changed model before it runs: executed layers that go, and executed layers that come.
+"""Predicts the time of a changed model before it runs: layers that go, and layers that come.
 
-The runtime is asked what it would execute of the changed model. Layers that it executes already keep the time that they
-have in the profile of the original; layers that are new are benchmarked one by one. What is between layers stays.
+Where the graph changes, the runtime is asked what it would execute. Layers that it executes already keep the time that
+they have in the profile of the original; layers that are new are benchmarked one by one. Where layers become other
+library calls, each is benchmarked both ways, and the differences are added up. What is between layers stays.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from stratoscope.graph.onnx_reader import read_graph
 from stratoscope.graph.signature import signature
 from stratoscope.graph.work_functions.movement import VIEWS
 from stratoscope.improve.variants import Variant
+from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.record import LayerRow, ProfileSection
 from stratoscope.stats.quantity import Quantity
 
@@ -27,6 +29,29 @@ PartTimer = Callable[[Variant, frozenset[str]], Mapping[str, Quantity]]
 #: A profile whose layers are not all known predicts nothing where the unknown ones take more than this part.
 MOST_UNKNOWN: Final = 0.02
 BASIS: Final = "executed layers that go and come: those of the original from its profile, new ones benchmarked alone"
+CALLS_BASIS: Final = "each layer benchmarked alone both ways, the differences taken from the profile"
+#: A layer that was not measured both ways keeps its time; where such layers take more than this part, nothing is told.
+MOST_LEFT: Final = 0.05
+_TWO_SIDED_95: Final = 1.959964
+#: Log of achieved over predicted speed-up (root mean square) that is assumed where nothing was tried yet, and how many
+#: trials that assumption is worth.
+PRIOR_ERROR: Final = 0.03
+PRIOR_TRIALS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Seconds of layers by digest as they run and by another call, and those that could not be measured yet (`left`).
+
+    A layer that is in neither cannot be computed by the other call, and stays as it is.
+    """
+
+    times: Mapping[str, tuple[Quantity, Quantity]]
+    left: frozenset[str] = frozenset()
+
+
+#: Measures layers both ways: model, (library, implementation, layout), digests in the order of their worth.
+PairTimer = Callable[[LoadableModel, tuple[str, str, str], Sequence[str]], Pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +102,47 @@ def predict_speedup(profile: ProfileSection, variant: Variant, timer: PartTimer)
     return _speedup(whole, wanted, known, times)
 
 
+def predict_by_calls(
+    profile: ProfileSection, model: LoadableModel, call: tuple[str, str, str], timer: PairTimer
+) -> Quantity:
+    """Predicted time of the original over that with its layers computed by another library call, with an interval.
+
+    Unavailable, with the reason, where layers that could change were not measured both ways for lack of time.
+    """
+    whole = profile.model_time.value
+    if whole is None:
+        return _none(f"the time of an inference is not known: {profile.model_time.reason}")
+    rows = [row for row in profile.layers if row.signature is not None and row.op not in VIEWS]
+    number = Counter(row.signature for row in rows if row.signature is not None)
+    worth = dict.fromkeys(number, 0.0)
+    for row in rows:
+        worth[row.signature or ""] += row.share or 0.0
+    pairs = timer(model, call, sorted(worth, key=lambda digest: -worth[digest]))
+    left = sum(worth[digest] for digest in pairs.left)
+    if left > MOST_LEFT:
+        return _none(f"layers with {left:.0%} of the time were not benchmarked both ways")
+    if not pairs.times:
+        return _none("no layer could be benchmarked both ways")
+    change = square = 0.0
+    for digest, (now, new) in pairs.times.items():
+        change += number[digest] * (new.require() - now.require())
+        square += number[digest] ** 2 * (half_width(now) ** 2 + half_width(new) ** 2)
+    return _ratio(whole, whole + change, math.sqrt(square))
+
+
+def with_model_error(prediction: Quantity, error: float) -> Quantity:
+    """The prediction with its interval widened by how far predictions were off: `error` is the root mean square of the
+    log of achieved over predicted. Both errors are independent, so they add in squares. A prediction of no change at
+    all (the same layers are executed) keeps its interval."""
+    value, low, high = prediction.value, prediction.ci_low, prediction.ci_high
+    if value is None or low is None or high is None or low == high:
+        return prediction
+    wide = _TWO_SIDED_95 * error
+    down = math.hypot(math.log(value / low), wide)
+    up = math.hypot(math.log(high / value), wide)
+    return prediction.model_copy(update={"ci_low": value * math.exp(-down), "ci_high": value * math.exp(up)})
+
+
 def _known(rows: Sequence[LayerRow]) -> _Known:
     count: Counter[str] = Counter()
     total: dict[str, float] = {}
@@ -104,7 +170,10 @@ def _speedup(whole: float, wanted: Counter[str], known: _Known, times: Mapping[s
         old = key in known.seconds
         change += number * (known.seconds[key] if old else times[key].require())
         square += (number * (known.half_width[key] if old else half_width(times[key]))) ** 2
-    error, after = math.sqrt(square), whole + change
+    return _ratio(whole, whole + change, math.sqrt(square))
+
+
+def _ratio(whole: float, after: float, error: float) -> Quantity:
     if after - error <= 0:
         return _none("the layers that go take more than the whole inference")
     return Quantity(

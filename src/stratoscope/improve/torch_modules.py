@@ -11,6 +11,7 @@ from torch import nn
 
 from stratoscope.backends.pytorch.from_onnx import ORIGIN
 from stratoscope.backends.pytorch.modules import prepare
+from stratoscope.backends.pytorch.onnx_node import WithConstants
 from stratoscope.errors import ModelError
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.options import BackendOptions
@@ -23,9 +24,10 @@ class PackedLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
     copy of the module that packed them; a copy packs its own.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        """`weight` is [out, in], as that of nn.Linear."""
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight, self.bias = weight, bias
         self._packed: Any = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -37,8 +39,14 @@ class PackedLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
 
 
 def _packed_linear(module: nn.Module) -> nn.Module | None:
-    able = isinstance(module, nn.Linear) and module.weight.dtype == torch.float32
-    return PackedLinear(module) if able and isinstance(module, nn.Linear) else None
+    """For a linear layer, or a product with a stored matrix (how transformers come from ONNX), in float32."""
+    if isinstance(module, nn.Linear) and module.weight.dtype == torch.float32:
+        return PackedLinear(module.weight, module.bias)
+    if isinstance(module, WithConstants) and module.call is torch.matmul and module.places == [1]:
+        matrix = module.input_1
+        if matrix.dim() == 2 and matrix.dtype == torch.float32:
+            return PackedLinear(nn.Parameter(matrix.detach().t().contiguous(), requires_grad=False), None)
+    return None
 
 
 #: Key of a replacement -> the module to put in place of another, or None to leave it.

@@ -147,6 +147,17 @@ def test_a_layer_of_unknown_work_and_without_a_measurement_counts_as_it_is() -> 
     assert coverage_of(found, "roofline") == 0.0
 
 
+def test_a_layer_faster_than_its_roofline_counts_as_it_runs_and_is_named() -> None:
+    """PyTorch transposes by strides and moves nothing: its roofline, which moves the data, bounds nothing."""
+    fast = [TIMES[0], TIMES[1], 1e-9, TIMES[3]]
+    found = bounds([], fast)
+    assert found.beaten == ("Concat c",)
+    assert found.layers[2].bound.require() == 1e-9
+    assert not bounds([]).beaten
+    for one in found.bounds:
+        assert one.time.require() <= sum(fast) * 1.0001
+
+
 def test_free_layers_come_from_a_list_and_everything_else_costs() -> None:
     found = bounds([])
     free = [one.op for one in found.layers if one.limited_by == FREE]

@@ -48,6 +48,15 @@ class Calibration:
     bias: Quantity
 
 
+def prediction_error(ratios: Iterable[float], *, prior: float, worth: int) -> float:
+    """Root mean square of the log of achieved over predicted speed-ups, with `worth` trials of `prior` among them.
+
+    Few trials say little of how far predictions miss: the prior keeps the figure from being too small or too large.
+    """
+    logs = [math.log(ratio) for ratio in ratios]
+    return math.sqrt((worth * prior**2 + sum(one**2 for one in logs)) / (worth + len(logs)))
+
+
 def calibration(records: Iterable[RunRecord]) -> Calibration:
     """The calibration over runs with advice, given newest first; a run that repeats an older one replaces it."""
     found: dict[tuple[str, str, str], Tried] = {}

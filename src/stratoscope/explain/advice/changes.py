@@ -22,6 +22,8 @@ class Change:
         backend: another back end, or None.
         modules: key of a replacement of PyTorch modules, or None.
         tolerance: of the outputs against the original's.
+        calls: (library, implementation, layout) of the library calls that layers become, from whose times the gain is
+            predicted; None where nothing predicts it so.
     """
 
     graph: tuple[str, ...] = ()
@@ -29,6 +31,7 @@ class Change:
     backend: str | None = None
     modules: str | None = None
     tolerance: float = SAME_NUMBERS
+    calls: tuple[str, str, str] | None = None
 
     @property
     def changes_numbers(self) -> bool:

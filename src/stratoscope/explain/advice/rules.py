@@ -172,7 +172,7 @@ def _channels_last(facts: Facts) -> Iterator[Finding]:
         "Keep images with channels as the innermost dimension",
         f"convolutions and pools run in NCHW{slow}",
         "--channels-last",
-        Change(options={"channels_last": True}),
+        Change(options={"channels_last": True}, calls=("pytorch", "eager", "NHWC")),
         tuple(row.name for row in pools),
         share,
     )
@@ -190,7 +190,7 @@ def _packed_linear(facts: Facts) -> Iterator[Finding]:
         "Linear layers by oneDNN with packed weights",
         f"{_count(len(rows), 'linear layer')} {_takes(share)} in MKL's product{amd}",
         "replace torch.nn.Linear by torch.ops.mkldnn._linear_pointwise on weights that are packed once",
-        Change(modules="packed-linear"),
+        Change(modules="packed-linear", calls=("onednn", "packed", "NCHW")),
         tuple(row.name for row in rows),
         share,
     )

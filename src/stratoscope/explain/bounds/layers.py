@@ -38,9 +38,11 @@ class Bounded:
         best: the best verified library call, or None; it may be the layer as it runs now.
         by_layout: best calls by layout, for layers of one authored layer; empty where none was measured.
         by_threads: best calls by number of threads, likewise.
-        bound: what counts: `best` where measured, else the roofline, else the time that it takes now. What is not
-            measured or not known never makes a bound lower than what is.
+        bound: what counts: `best` where measured, else the roofline, else (unknown, or beaten) the time that it takes
+            now. What is not measured or not known never makes a bound lower than what is.
         key: equal for layers whose bound is the same number, so that its error is shared.
+        beats_roof: it runs faster than its roofline by more than its interval: the runtime does less than the operator
+            asks for (a transpose by strides), or the roof is wrong. The roofline then bounds nothing.
     """
 
     placed: PlacedLayer
@@ -50,6 +52,7 @@ class Bounded:
     by_threads: Mapping[int, Call]
     bound: Quantity
     key: str
+    beats_roof: bool = False
 
 
 def bounded(placed: PlacedLayer, machine: Machine, calls: Mapping[str, Calls]) -> Bounded:
@@ -64,6 +67,8 @@ def bounded(placed: PlacedLayer, machine: Machine, calls: Mapping[str, Calls]) -
     one = _only(placed.authored, calls) or own
     best = min(found, key=lambda call: call.seconds.require()) if found else None
     name = row.signature or f"layer {row.index}"
+    latest = row.time.ci_high if row.time.ci_high is not None else row.time.value
+    beaten = roof is not None and latest is not None and latest < roof.seconds
     if best is not None and row.time.value is not None and row.time.value <= best.seconds.require():
         best = Call(row.time, "as it runs now", "opaque")
     if best is not None:
@@ -75,11 +80,12 @@ def bounded(placed: PlacedLayer, machine: Machine, calls: Mapping[str, Calls]) -
             one.by_threads if one else {},
             best.seconds,
             f"{name} best",
+            beaten,
         )
-    if roof is not None:
+    if roof is not None and not beaten:
         seconds = Quantity.exact(roof.seconds, "s", "roofline")
         return Bounded(placed, roof, None, {}, {}, seconds, f"{name} roof")
-    return Bounded(placed, None, None, {}, {}, row.time, f"{name} now")
+    return Bounded(placed, roof, None, {}, {}, row.time, f"{name} now", beaten)
 
 
 def _of_authored(authored: Sequence[Layer], calls: Mapping[str, Calls]) -> Call | None:

@@ -38,13 +38,17 @@ _ITEMS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class ModelBounds:
-    """The bounds, the layers that they are from, what waits for what, and the gap from now to the library bound."""
+    """The bounds, the layers that they are from, what waits for what, and the gap from now to the library bound.
+
+    `beaten`: layers ("Transpose n8") that run faster than their roofline by more than their interval.
+    """
 
     bounds: tuple[ModelBound, ...]
     layers: tuple[LayerBound, ...]
     edges: tuple[GraphEdge, ...]
     gap: tuple[GapItem, ...]
     parallel_gain: float | None
+    beaten: tuple[str, ...] = ()
 
 
 def model_bounds(
@@ -103,6 +107,7 @@ def model_bounds(
         ),
         tuple(_gap(profile, layers)),
         sum(bounds) / length if length > 0 else None,
+        tuple(f"{one.placed.row.op} {one.placed.row.name}" for one in layers if one.beats_roof),
     )
 
 
@@ -111,8 +116,9 @@ def _is_free(one: Bounded) -> bool:
 
 
 def _roof_or_now(one: Bounded) -> float:
-    """The roofline; of a layer of unknown work the time that it takes now, which lowers nothing."""
-    return one.roof.seconds if one.roof is not None else one.placed.row.time.value or 0.0
+    """The roofline; of a layer of unknown work, or that beats it, the time that it takes now: that lowers nothing."""
+    known = one.roof is not None and not one.beats_roof
+    return one.roof.seconds if known and one.roof is not None else one.placed.row.time.value or 0.0
 
 
 def _share(layers: Sequence[Bounded], which: Callable[[Bounded], bool], total: float) -> float:
