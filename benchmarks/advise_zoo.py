@@ -173,7 +173,7 @@ def tables(rows: list[Row], budget: float) -> str:
         means.append(f"**{a}, {b}** (of {len(mine)})")
     lines.append("| geometric mean | " + " | ".join(means) + " |")
     paper = f"{PAPER['library']} sequential, {PAPER['parallel']} parallel"
-    bad = violated(rows)
+    bad, count = violated(rows), sum(one["layers"] for one in rows)
     lines += [
         "",
         "Each cell: sequential and longest-chain library bound over the measured time, and the coverage of layers "
@@ -184,7 +184,7 @@ def tables(rows: list[Row], budget: float) -> str:
         f"Benanza's paper (MXNet, V100, 30 models): {paper}.",
         "",
         f"Bounds above the measured time by more than the intervals: {'; '.join(bad) if bad else 'none'}. "
-        f"Layers that ran faster than their roofline by more than their interval, of {sum(one['layers'] for one in rows)}: "
+        f"Layers that ran faster than their roofline by more than their interval, of {count}: "
         f"{'; '.join(beaten(rows)) or 'none'}.",
         "",
         "| model | advice | predicted | achieved | |",
