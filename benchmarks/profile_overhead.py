@@ -8,8 +8,11 @@ Two ratios a model, each the median of interleaved pairs in random order with a 
   activity, timed inside of the profiler;
 - whole: the same with switching the profiler on and off and reading its events.
 
-Then whether the latency that is put together from profiled runs agrees with the unprofiled one within its interval.
+Then whether the latency that is put together from profiled runs agrees with the unprofiled one within its interval:
+zero lies in the interval of their difference, which is printed with how fine it could tell.
 Exits with 1 where a ratio is above 1.05, or the two do not agree.
+
+MODEL is a name of the zoo or "resnet18", which is built here.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from stratoscope.measure.inputs import make_inputs
 from stratoscope.measure.leveled_deep import profile_levels
 from stratoscope.measure.leveled_plan import plan_levels
 from stratoscope.models.resolve import resolve
+from stratoscope.spec.model import LoadableModel, ModelManifest, TensorSpec
 from stratoscope.stats.bootstrap import ratio_interval
+from stratoscope.stats.quantity import Quantity
 from stratoscope.trace.levels import Level
 
 LIMIT = 1.05
@@ -64,9 +69,21 @@ def ours(session: OperatorTraceSession, tensors: tuple[torch.Tensor, ...]) -> Ti
     return run
 
 
-def compare(name: str, options: BackendOptions, pairs: int) -> bool:
+def find(name: str) -> LoadableModel:
+    """A model of the zoo, or ResNet-18 with weights drawn at random."""
+    if name != "resnet18":
+        return resolve(name)
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    torch.manual_seed(0)
+    config = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", num_labels=1000)
+    inputs = (TensorSpec(name="pixel_values", element_type="float32", shape=(1, 3, 224, 224)),)
+    return LoadableModel(ModelManifest(id=name, inputs=inputs), module=ResNetForImageClassification(config))
+
+
+def compare(model: LoadableModel, options: BackendOptions, pairs: int) -> bool:
     """Prints both ratios of one model; returns whether they keep to the limit."""
-    model = resolve(name)
+    name = model.name
     feeds = make_inputs(model, 1, 0)[0]
     plain, traced = OperatorTraceSession(model, options), OperatorTraceSession(model, options)
     traced.bind(feeds)  # its modules carry our marks, those of `plain` do not
@@ -93,9 +110,9 @@ def compare(name: str, options: BackendOptions, pairs: int) -> bool:
     return kept
 
 
-def reconstruct(name: str, options: BackendOptions, budget_s: float) -> bool:
+def reconstruct(model: LoadableModel, options: BackendOptions, budget_s: float) -> bool:
     """Prints the latency put together at each level beside the unprofiled one; returns whether they agree."""
-    backend, model = PyTorchBackend(), resolve(name)
+    backend, name = PyTorchBackend(), model.name
     feeds = make_inputs(model, 1, 0)[0]
     plan = plan_levels(backend, options, Level.OPERATOR)
     section = profile_levels(backend, model, options, feeds, plan, budget_s=budget_s).section
@@ -103,20 +120,27 @@ def reconstruct(name: str, options: BackendOptions, budget_s: float) -> bool:
     agree = True
     for one in section.reconstructions:
         agree &= bool(one.agrees)
+        off = one.difference
+        assert off is not None
         print(
-            f"{name:<12} {one.level:<10} put together {one.time.require() * 1e3:8.2f} ms "
-            f"({(one.time.ci_low or 0) * 1e3:.2f} to {(one.time.ci_high or 0) * 1e3:.2f})  unprofiled "
-            f"{true.require() * 1e3:8.2f} ms ({(true.ci_low or 0) * 1e3:.2f} to {(true.ci_high or 0) * 1e3:.2f})  "
+            f"{name:<12} {one.level:<10} put together {milliseconds(one.time)}  unprofiled {milliseconds(true)}  "
+            f"off by {milliseconds(off)}, {off.require() / true.require():+.2%}  "
             f"a span {one.span_cost.require() * 1e6:.2f} us  {'agrees' if one.agrees else 'differs'}"
         )
     print(f"{name:<12} noise      {section.noise.reason}")
     return agree
 
 
+def milliseconds(time: Quantity) -> str:
+    """A time with its interval."""
+    low, high = (time.ci_low or 0) * 1e3, (time.ci_high or 0) * 1e3
+    return f"{time.require() * 1e3:.2f} ms ({low:.2f} to {high:.2f})"
+
+
 def main() -> None:
     """Runs both for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=["resnet50", "bert-base"])
+    parser.add_argument("models", nargs="*", default=["resnet18", "resnet50", "bert-base"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=25)
     parser.add_argument("--budget", type=float, default=40.0)
@@ -124,8 +148,9 @@ def main() -> None:
     options = BackendOptions(threads=given.threads)
     good = True
     for name in given.models:
-        good &= compare(name, options, given.pairs)
-        good &= reconstruct(name, options, given.budget)
+        model = find(name)
+        good &= compare(model, options, given.pairs)
+        good &= reconstruct(model, options, given.budget)
     sys.exit(0 if good else 1)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stratoscope.backends.base import BackendOptions, Capabilities, Feeds
+from stratoscope.backends.base import BackendOptions, Capabilities, Feeds, SpanMix
 from stratoscope.backends.null import NullBackend, NullSession
 from stratoscope.errors import MeasurementError
 from stratoscope.measure.leveled_deep import DeepProfile, profile_levels
@@ -94,7 +94,8 @@ class KnownBackend(NullBackend):
     def open_trace(self, model: LoadableModel, options: BackendOptions, level: Level = Level.LAYER) -> KnownTrace:
         return KnownTrace(model, options, level)
 
-    def span_cost_samples(self, options: BackendOptions, level: Level) -> list[float] | None:
+    def span_cost_samples(self, options: BackendOptions, level: Level, mix: SpanMix) -> list[float] | None:
+        assert mix == SpanMix(2, 3 if level > Level.LAYER else 0, 0)
         spans = {Level.LAYER: 2, Level.OPERATOR: 5}
         return [COST[level] * US * 1e-9 / spans[level]] * 5 if level in spans else None
 
@@ -157,6 +158,9 @@ def test_latency_is_put_together_from_profiled_runs_and_the_cost_of_their_spans(
     assert set(found) == {"layer", "operator"}
     for one in found.values():
         assert one.time.require() == pytest.approx(1000e-6)
+        # The unprofiled ones are timed by the clock, around a sleep of a millisecond: a little more than the spans say.
+        assert one.difference is not None
+        assert -300e-6 < one.difference.require() <= 0
 
 
 def test_all_checks_hold_and_each_names_its_level(deep: DeepProfile) -> None:

@@ -11,7 +11,8 @@ from stratoscope.errors import MeasurementError
 from stratoscope.explain.analyses.leveled_trace import LeveledTrace
 from stratoscope.explain.analyses.registry import analyse
 from stratoscope.explain.analyses.result import AnalysisResult
-from stratoscope.measure.leveled_load import QUEUED, REQUEST, TRACED_NOTE, request_spans, run_traced_load
+from stratoscope.host.noise import ThreadNoise
+from stratoscope.measure.leveled_load import QUEUED, REQUEST, TRACED_NOTE, request_spans, run_traced_load, with_waits
 from stratoscope.models.resolve import resolve
 from stratoscope.spec.options import BackendOptions
 from stratoscope.spec.scenario import ScenarioKind, ScenarioManifest
@@ -86,6 +87,27 @@ def test_a_request_that_waited_behind_another_was_queued_though_it_had_been_sent
     assert result.facts["cause"] == "queueing"
 
 
+def test_a_request_whose_inference_waited_for_a_cpu_was_slow_for_that() -> None:
+    # The inferences are told in the order of their calls, of which the first two were the warm-up.
+    calls = [(SHIFT - 900, [10, 10]), (SHIFT - 500, [10, 10])]
+    calls += [(SHIFT + 1000 * n, [100, 900 if n == 7 else 200]) for n in range(10)]
+    samples = _samples([(n, 1000 * n, 1000 * n, 1000 * n + (1000 if n == 7 else 300)) for n in range(10)])
+    spans = _spans(calls)
+    waits = [5000, 5000, *(680 if n == 7 else 0 for n in range(10))]
+    watched = with_waits(samples, spans, waits)
+    assert watched["run_queue_wait_ns"].to_list() == waits[2:]
+    result = _tail(request_spans(spans, watched), watched)
+    assert result.facts["cause"] == "run-queue wait"
+    assert not any("run-queue wait was not recorded" in note for note in result.notes)
+
+
+def test_requests_stay_as_they_are_where_a_wait_is_not_known() -> None:
+    spans = _spans([(SHIFT, [100, 200]), (SHIFT + 400, [100, 200])])
+    samples = _samples([(0, 0, 0, 300), (1, 400, 400, 700)])
+    assert with_waits(samples, spans, [0, None]).columns == samples.columns
+    assert with_waits(samples, spans, [0]).columns == samples.columns
+
+
 def test_what_does_not_fit_is_refused() -> None:
     spans = _spans([(SHIFT, [100, 200])])
     with pytest.raises(MeasurementError, match="do not fit"):
@@ -118,5 +140,8 @@ def test_every_request_of_a_real_load_has_all_its_layers(kind: ScenarioKind) -> 
     assert sorted(spans["run"].unique()) == sorted(result.samples["query"].unique())
     layers = spans.filter(pl.col("level") == Level.LAYER).group_by("run").len()
     assert layers.height == result.samples["query"].n_unique()
+    with ThreadNoise() as noise:
+        counted = noise.snapshot().wait_ns is not None
+    assert ("run_queue_wait_ns" in result.samples.columns) is counted
     assert layers["len"].n_unique() == 1
     assert _tail(spans, result.samples).facts["cause"] is not None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stratoscope.host.noise import NoiseSnapshot
 from stratoscope.measure import leveled_runs
 from stratoscope.measure.leveled_runs import (
     CONTROL,
     FEWEST_BLOCKS,
     LONG_S,
+    MOST_BLOCKS,
     MOST_REPEATS_A_BLOCK,
     PLAIN,
     PROFILED,
@@ -26,7 +29,9 @@ from stratoscope.measure.leveled_runs import (
     interleave,
     kept_spans,
     warm_up,
+    with_waits,
 )
+from stratoscope.trace.spans import SPAN_SCHEMA
 
 
 @given(st.floats(1e-6, 20), st.floats(0.1, 60), st.integers(1, 30))
@@ -35,7 +40,9 @@ def test_schedule_keeps_the_budget_or_is_the_smallest(inference_s: float, budget
     calls = 3 * schedule.blocks * (schedule.repeats + schedule.dropped)
     smallest = schedule.blocks == FEWEST_BLOCKS and schedule.repeats == 1
     assert calls * inference_s <= budget_s * (1 + 1e-9) or smallest
-    assert FEWEST_BLOCKS <= schedule.blocks <= max(FEWEST_BLOCKS, blocks)
+    most = blocks if schedule.dropped else MOST_BLOCKS
+    assert FEWEST_BLOCKS <= schedule.blocks <= max(FEWEST_BLOCKS, most)
+    assert schedule.repeats == 1 or schedule.dropped  # long inferences change places one by one
     assert 1 <= schedule.repeats <= MOST_REPEATS_A_BLOCK
     assert schedule.dropped == (0 if inference_s > LONG_S else 1)
 
@@ -93,6 +100,20 @@ def test_the_garbage_collector_is_off_while_measuring_and_back_on_after_a_failur
     assert gc.isenabled()
 
 
+def test_a_session_that_works_between_its_calls_settles_before_each_kept_one() -> None:
+    log: list[str] = []
+    sessions = recording(log)
+    sessions.settles[PROFILED] = lambda: log.append("settle")
+    runs = interleave(sessions, Schedule(blocks=4, repeats=2, dropped=1), 0, lambda text: None)
+    profiled = [name for name in log if name in (PROFILED, "settle")]
+    assert profiled == [PROFILED, "settle", PROFILED, "settle", PROFILED] * 4
+    assert all(log[at + 1] == PROFILED for at, name in enumerate(log) if name == "settle")
+    assert runs[PROFILED].call == [3 * block + 1 + k for block in range(4) for k in range(2)]  # traced calls only
+    log.clear()
+    interleave(sessions, Schedule(blocks=4, repeats=1, dropped=0), 0, lambda text: None)
+    assert "settle" not in log
+
+
 def test_warm_up_counts_its_calls_and_takes_the_median_without_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0]
     durations = {PLAIN: iter([900_000_000, 40_000_000, 60_000_000]), PROFILED: iter([1] * 500)}
@@ -123,3 +144,22 @@ def test_spans_of_dropped_and_refused_calls_are_left_out_and_the_others_numbered
     kept = kept_spans(spans, [1, 3])
     assert kept.rows() == [(0, "b"), (0, "c"), (1, "e"), (1, "f")]
     assert kept.schema == spans.schema
+
+
+def test_wait_for_a_cpu_is_told_by_the_model_span_of_its_inference() -> None:
+    def at(wait: int | None) -> NoiseSnapshot:
+        return NoiseSnapshot(0, 0, wait, 0, 0)
+
+    runs = Runs(before=[at(0), at(10), at(30), at(None)], after=[at(10), at(30), at(60), at(None)])
+    rows = [
+        (number, None, level, "sync", "m", 1, 0, 1, 0, run, None, text)
+        for number, (level, run, text) in enumerate(
+            [(20, 0, None), (30, 0, None), (20, 1, '{"deepest": 30}'), (20, 2, None)]
+        )
+    ]
+    kept = pl.DataFrame(rows, schema=SPAN_SCHEMA, orient="row")
+    found = with_waits(kept, runs, np.array([False, True, True, True]))
+    told = [json.loads(text or "null") for text in found["attributes"]]
+    assert told == [{"run_queue_wait_ns": 20}, None, {"deepest": 30, "run_queue_wait_ns": 30}, None]
+    elsewhere = kept.with_columns(attributes=pl.lit('{"noise": {"wait_ns": 1}}'))
+    assert with_waits(elsewhere, runs, np.array([False, True, True, True])).equals(elsewhere)

@@ -14,7 +14,17 @@ from stratoscope.spec.model import LoadableModel, TensorSpec
 from stratoscope.spec.options import BackendOptions
 from stratoscope.trace.levels import Level
 
-__all__ = ["Backend", "BackendOptions", "Capabilities", "Feeds", "Session", "TraceSession", "TracingBackend"]
+__all__ = [
+    "Backend",
+    "BackendOptions",
+    "Capabilities",
+    "Feeds",
+    "Session",
+    "SettlingSession",
+    "SpanMix",
+    "TraceSession",
+    "TracingBackend",
+]
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -29,6 +39,21 @@ class Capabilities:
     levels: Mapping[Level, str | None] = field(default_factory=dict)
     concurrent: bool = True  # run() may be called from several threads at once
     distributions: tuple[str, ...] = ()  # installed packages that do the work, for the software manifest
+
+
+@dataclass(frozen=True, slots=True)
+class SpanMix:
+    """The spans of one inference, by which their cost is measured on a network like it.
+
+    Attributes:
+        layers: spans of the layer level.
+        operators: spans of the operator level.
+        bytes_a_layer: memory that a layer moves on average: between two spans it sweeps as much through the caches.
+    """
+
+    layers: int
+    operators: int
+    bytes_a_layer: int
 
 
 @runtime_checkable
@@ -99,6 +124,15 @@ class TraceSession(Protocol):
 
     def close(self) -> None:
         """Releases memory and threads, and drops what was traced; harmless after `finish`."""
+        ...
+
+
+@runtime_checkable
+class SettlingSession(Protocol):
+    """A trace session that works between two calls (starts, stops and reads a profiler), which sweeps the caches."""
+
+    def settle(self) -> None:
+        """One untraced inference of what was bound last: what follows finds the caches as after an unprofiled one."""
         ...
 
 

@@ -97,6 +97,10 @@ def profiled_requests(trace: LeveledTrace, batch_size: int | None) -> tuple[pl.D
     requests = spans.group_by("run", maintain_order=True).agg(
         scheduled_ns=pl.col("start_ns").min(), issued_ns=pl.col("start_ns").min(), completed_ns=pl.col("end_ns").max()
     )
+    wait = pl.col("attributes").str.json_path_match("$.run_queue_wait_ns").cast(pl.Int64)
+    waits = spans.group_by("run").agg(run_queue_wait_ns=wait.sum(), told=wait.count())
+    if requests.height and (waits["told"] == 1).all():
+        requests = requests.join(waits.drop("told"), on="run", maintain_order="left")
     return requests.rename({"run": "query"}).with_columns(sample=pl.lit(0, dtype=pl.Int64)), trace
 
 

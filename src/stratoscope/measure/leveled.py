@@ -32,6 +32,7 @@ from stratoscope.measure.leveled_runs import (
     kept_spans,
     open_sessions,
     warm_up,
+    with_waits,
 )
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.record import ProfileSection
@@ -87,6 +88,7 @@ def profile_layers(
     recorded = np.isin(calls, measured.spans["run"].unique().to_numpy())
     accepted = verdicts[PROFILED].accepted & recorded
     kept = kept_spans(measured.spans, calls[accepted].tolist())
+    kept = with_waits(kept, measured.runs[PROFILED], accepted)
     profiled = ProfiledRuns.of(kept)
     if profiled.models.height != int(accepted.sum()) or profiled.layers.height == 0:
         raise MeasurementError(f"the trace of model {model.name!r} holds no layers, or not one model span an inference")

@@ -40,6 +40,7 @@ from stratoscope.measure.leveled_runs import (
     interleave,
     kept_spans,
     warm_up,
+    with_waits,
 )
 from stratoscope.measure.leveled_serialised import with_serialised_parents
 from stratoscope.measure.reconstruction import reconstructions
@@ -145,9 +146,7 @@ def profile_levels(
     section = section.model_copy(
         update=_below(levels)
         | {
-            "reconstructions": reconstructions(
-                backend, options, [(one.level, one.spans_a_run) for one in levels], section
-            ),
+            "reconstructions": reconstructions(backend, options, [(one.level, one.spans) for one in levels], section),
             "note": _note(schedule, seed, levels, sessions.separate_control),
         }
     )
@@ -180,7 +179,8 @@ def _level_runs(
     calls = np.asarray(runs.call)
     recorded = np.isin(calls, spans["run"].unique().to_numpy())
     accepted = _own_gate(spans, calls, verdict).accepted & recorded
-    kept, unplaced = with_serialised_parents(kept_spans(spans, calls[accepted].tolist()), serialised)
+    watched = with_waits(kept_spans(spans, calls[accepted].tolist()), runs, accepted)
+    kept, unplaced = with_serialised_parents(watched, serialised)
     models = kept.filter(pl.col("level") == Level.MODEL.value).sort("run")
     if models.height != int(accepted.sum()) or models.height == 0:
         raise MeasurementError(f"the {name_of(level)} trace of model {name!r} has not one model span an inference")

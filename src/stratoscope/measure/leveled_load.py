@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -11,6 +11,7 @@ import polars as pl
 
 from stratoscope.backends.base import Session, TracingBackend
 from stratoscope.errors import MeasurementError
+from stratoscope.measure.call_waits import WaitingSession
 from stratoscope.measure.load import LoadResult, run_load
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.options import BackendOptions
@@ -51,17 +52,37 @@ def run_traced_load(
         )
     scenario = scenario.model_copy(update={"concurrency": 1})
     session = backend.open_trace(model, options)
+    watched = WaitingSession(cast(Session, session))
     try:
-        result = run_load(cast(Session, session), model, scenario, on_progress=on_progress, log_dir=log_dir)
+        result = run_load(watched, model, scenario, on_progress=on_progress, log_dir=log_dir)
         spans = session.finish()
     finally:
+        watched.close()
         session.close()
     notes = (*result.section.notes, TRACED_NOTE)
     layers = spans.filter(pl.col("level") == Level.LAYER)["attributes"]
     if not layers.fill_null("").str.contains('"synthetic": true', literal=True).not_().any():
         notes = (*notes, f"back end {backend.name} has no layers: the trace tells of requests and inferences only")
     section = result.section.model_copy(update={"notes": notes})
-    return LoadResult(section, result.samples, result.interrupted), request_spans(spans, result.samples)
+    requests = request_spans(spans, result.samples)
+    samples = with_waits(result.samples, spans, watched.waits_ns)
+    return LoadResult(section, samples, result.interrupted), requests
+
+
+def with_waits(samples: pl.DataFrame, spans: pl.DataFrame, waits_ns: Sequence[int | None]) -> pl.DataFrame:
+    """`samples` with the run-queue wait of each request's inference; as they are where a wait is not known.
+
+    Args:
+        samples: as `request_spans` takes them.
+        spans: of all inferences, `run` counting them as `waits_ns` does.
+    """
+    calls = spans.filter(pl.col("level") == Level.MODEL).sort("start_ns").tail(samples.height)
+    found = [waits_ns[run] if run < len(waits_ns) else None for run in calls["run"].to_list()]
+    if None in found or len(found) != samples.height:
+        return samples
+    queries = samples.sort("issued_ns", "query")["query"]
+    waits = pl.DataFrame({"query": queries, "run_queue_wait_ns": pl.Series(found, dtype=pl.Int64)})
+    return samples.join(waits, on="query", how="left", maintain_order="left")
 
 
 def request_spans(spans: pl.DataFrame, samples: pl.DataFrame) -> pl.DataFrame:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 
-from stratoscope.backends.base import Backend, BackendOptions, Feeds, Session, TraceSession, TracingBackend
+from stratoscope.backends.base import (
+    Backend,
+    BackendOptions,
+    Feeds,
+    Session,
+    SettlingSession,
+    TraceSession,
+    TracingBackend,
+)
 from stratoscope.errors import MeasurementError, StratoscopeError
 from stratoscope.measure.leveled_runs import CONTROL, PLAIN, Call, Sessions, fits_in_memory
 from stratoscope.spec.model import LoadableModel
@@ -97,6 +105,7 @@ def open_leveled(
         plain = load()
         calls: dict[str, Call] = {PLAIN: plain.bind(feeds)}
         traces: dict[Level, TraceSession] = {}
+        settles: dict[str, Callable[[], None]] = {}
         lost: list[Unavailable] = []
         for level in levels:
             try:
@@ -104,6 +113,8 @@ def open_leveled(
                 stack.callback(session.close)
                 calls[name_of(level)] = session.bind(feeds)
                 traces[level] = session
+                if isinstance(session, SettlingSession):
+                    settles[name_of(level)] = session.settle
             except StratoscopeError as error:
                 if level == levels[0]:
                     raise
@@ -114,6 +125,7 @@ def open_leveled(
             calls,
             traces[levels[0]],
             separate,
+            settles=settles,
             traces=traces,
             lost=tuple(lost),
             effective_options=dict(plain.effective_options),

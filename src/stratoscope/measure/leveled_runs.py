@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from stratoscope.backends.base import BackendOptions, Feeds, Session, TraceSessi
 from stratoscope.host.noise import NoiseSnapshot, ThreadNoise
 from stratoscope.spec.model import LoadableModel
 from stratoscope.stats.noise import GateResult, gate
+from stratoscope.trace.levels import Level
 
 #: The configurations: model level alone, model and layer level, and model level again to see how much noise there is.
 PLAIN: Final = "unprofiled"
@@ -37,9 +39,13 @@ LONG_S: Final = 0.1
 #: Half of these, should the gate refuse all, still make an interval.
 FEWEST_BLOCKS: Final = 5
 MOST_REPEATS_A_BLOCK: Final = 50
+#: Blocks of one inference each, where they are long.
+MOST_BLOCKS: Final = 200
 #: A second plain session is loaded for the control only where three copies of the model fit in this share of memory.
 MEMORY_SHARE: Final = 0.5
 _COPIES: Final = 3
+#: Attribute of a model span: nanoseconds that its thread waited for a CPU meanwhile.
+WAIT: Final = "run_queue_wait_ns"
 
 Call = Callable[[], object]
 Ints = NDArray[np.int64]
@@ -58,13 +64,15 @@ class Schedule:
         """What fits in `budget_s` with inferences of `inference_s`, but never under five blocks of one repeat.
 
         `repeats`, where given, is the number of inferences of each configuration, and the budget is not looked at.
+        Without it, inferences that are long enough to drop none have a block for each: what drifts from second to
+        second then meets all configurations alike.
         """
         dropped = 0 if inference_s > LONG_S else 1
         if repeats is not None:
             blocks = max(1, min(blocks, repeats))
             return cls(blocks, -(-repeats // blocks), dropped)
         calls = max(0, int(budget_s / (3 * max(inference_s, 1e-9))))  # of each configuration, dropped ones included
-        blocks = max(FEWEST_BLOCKS, min(blocks, calls // (1 + dropped)))
+        blocks = max(FEWEST_BLOCKS, min(blocks, calls // (1 + dropped)) if dropped else min(calls, MOST_BLOCKS))
         return cls(blocks, max(1, min(MOST_REPEATS_A_BLOCK, calls // blocks - dropped)), dropped)
 
 
@@ -98,6 +106,7 @@ class Sessions:
     trace: TraceSession
     separate_control: bool
     made: dict[str, int] = field(default_factory=dict)
+    settles: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     def run(self, name: str) -> None:
         """One inference that is not kept."""
@@ -158,16 +167,28 @@ def interleave(sessions: Sessions, schedule: Schedule, seed: int, report: Callab
                 for name in order.sample(sorted(runs), len(runs)):
                     for _ in range(schedule.dropped):
                         sessions.run(name)
-                    _repeat(sessions, name, block, schedule.repeats, runs[name], noise)
+                    settle = sessions.settles.get(name) if schedule.dropped else None
+                    _repeat(sessions, name, block, schedule.repeats, runs[name], noise, settle)
     finally:
         if collecting:
             gc.enable()
     return runs
 
 
-def _repeat(sessions: Sessions, name: str, block: int, repeats: int, runs: Runs, noise: ThreadNoise) -> None:
+def _repeat(
+    sessions: Sessions,
+    name: str,
+    block: int,
+    repeats: int,
+    runs: Runs,
+    noise: ThreadNoise,
+    settle: Callable[[], None] | None,
+) -> None:
+    """`settle`, where given, goes before each inference; long ones sweep the caches by themselves."""
     call, clock = sessions.calls[name], time.perf_counter_ns
     for _ in range(repeats):
+        if settle is not None:
+            settle()
         before = noise.snapshot()
         start = clock()
         call()
@@ -192,6 +213,22 @@ def kept_spans(spans: pl.DataFrame, calls: Sequence[int]) -> pl.DataFrame:
     number = pl.DataFrame({"run": list(calls), "kept": range(len(calls))}, schema={"run": pl.Int32, "kept": pl.Int32})
     joined = spans.join(number, on="run", how="inner", maintain_order="left")
     return joined.with_columns(run=pl.col("kept")).select(spans.columns)
+
+
+def with_waits(kept: pl.DataFrame, runs: Runs, accepted: NDArray[np.bool_]) -> pl.DataFrame:
+    """`kept` (of `kept_spans`) with the run-queue wait of each inference in the attributes of its model span.
+
+    Inferences of another process, which tell of their own noise, stay as they are; so do those without a counter.
+    """
+    pairs = [pair for pair, ok in zip(zip(runs.before, runs.after, strict=True), accepted, strict=True) if ok]
+    waits = [None if a.wait_ns is None or b.wait_ns is None else b.wait_ns - a.wait_ns for a, b in pairs]
+    texts = []
+    for level, run, text in kept.select("level", "run", "attributes").iter_rows():
+        told = json.loads(text or "{}") if level == Level.MODEL.value else {}
+        if level == Level.MODEL.value and "noise" not in told and waits[run] is not None:
+            text = json.dumps(told | {WAIT: waits[run]})
+        texts.append(text)
+    return kept.with_columns(attributes=pl.Series(texts, dtype=pl.String))
 
 
 def fits_in_memory(model_bytes: int, copies: int = _COPIES) -> bool:

@@ -39,15 +39,19 @@ def render_profile(record: RunRecord, console: Console, *, top: int = 10) -> Non
 
 
 def _levels(profile: ProfileSection) -> Table:
-    control = "" if profile.control is None else f"unprofiled against unprofiled: {fmt.text(profile.control)}"
-    table = _table(
-        "Cost of looking",
-        f"{control}\n✓: less the cost of its spans, a profiled inference takes what an unprofiled one does",
-    )
-    for name in ("down to", "spans", "inference", "added", "less its spans"):
-        table.add_column(name, justify="left" if name == "down to" else "right", no_wrap=True)
-    table.add_row("model", "1", _bare(profile.model_time), "", "")
     together = {one.level: one for one in profile.reconstructions}
+    notes = [] if profile.control is None else [f"unprofiled against unprofiled: {fmt.text(profile.control)}"]
+    if any(one.agrees for one in together.values()):
+        notes.append("✓: less the cost of its spans, a profiled inference takes what an unprofiled one does")
+    notes += [
+        f"✗: down to the {one.level} it differs by {fmt.text(one.difference)}"
+        for one in together.values()
+        if one.agrees is False and one.difference is not None
+    ]
+    table = _table("Cost of looking", "\n".join(notes))
+    for name in ("down to", "spans", "inference", "added", *(["less its spans"] if together else [])):
+        table.add_column(name, justify="left" if name == "down to" else "right", no_wrap=True)
+    table.add_row("model", "1", _bare(profile.model_time))
     for level in profile.levels:
         found = together.get(level.level)
         mark = {True: " ✓", False: " ✗", None: ""}[found.agrees if found else None]
@@ -56,7 +60,7 @@ def _levels(profile: ProfileSection) -> Table:
             fmt.count(round(level.spans + 1)),
             _bare(level.model_time),
             f"{fmt.text(level.total)}{' (noise)' if level.below_noise else ''}",
-            "" if found is None else _bare(found.time) + mark,
+            *([] if not together else [""] if found is None else [_bare(found.time) + mark]),
         )
     return table
 

@@ -68,8 +68,11 @@ class Reconstruction(Document):
 
     level: str = Field(description="deepest level of the profiled runs")
     time: Quantity = Field(description="profiled model time minus spans x cost of a span")
-    span_cost: Quantity = Field(description="measured on a network that computes nothing")
-    agrees: bool | None = Field(description="whether its interval and that of the unprofiled time overlap")
+    span_cost: Quantity = Field(description="measured on a network that computes nothing but moves as much memory")
+    difference: Quantity | None = Field(
+        default=None, description="put together minus unprofiled, paired by the blocks in which both ran"
+    )
+    agrees: bool | None = Field(description="whether the interval of the difference holds zero")
 
 
 class Phase(Document):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from stratoscope.backends.base import Backend, BackendOptions, TraceSession, TracingBackend
+from stratoscope.backends.base import Backend, BackendOptions, SettlingSession, TraceSession, TracingBackend
 from stratoscope.backends.onnxruntime import OnnxRuntimeBackend
 from stratoscope.backends.pytorch.backend import PyTorchBackend
 from stratoscope.backends.registry import get_backend
@@ -191,6 +191,22 @@ def test_primitives_stand_under_their_operators(small: LoadableModel, images: Fe
     found = check_conservation(spans)
     assert found.holds["children_within_parents"], found.details
     assert found.holds["same_sites_in_all_runs"], found.details
+
+
+@pytest.mark.parametrize("level", [Level.OPERATOR, Level.LIBRARY])
+def test_settling_leaves_no_trace(small: LoadableModel, images: Feeds, level: Level) -> None:
+    session = PyTorchBackend().open_trace(small, ONE_THREAD, level)
+    assert isinstance(session, SettlingSession)
+    try:
+        call = session.bind(images)
+        session.settle()
+        call()
+        session.settle()
+        spans = session.finish()
+    finally:
+        session.close()
+    assert names(spans, Level.MODEL) == ["small"]
+    assert spans["run"].unique().to_list() == [0]
 
 
 def test_library_session_gives_the_outputs_of_the_model(small: LoadableModel, images: Feeds) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from stratoscope.backends.base import BackendOptions, Capabilities, Feeds, TraceSession
+from stratoscope.backends.base import BackendOptions, Capabilities, Feeds, SpanMix, TraceSession
 from stratoscope.errors import BackendError
 from stratoscope.spec.model import LoadableModel
 from stratoscope.trace.levels import Level
@@ -119,13 +119,13 @@ class PyTorchBackend:
             session.close()
         return spans.filter(pl.col("run") >= warmup).with_columns(pl.col("run") - pl.lit(warmup, dtype=pl.Int32))
 
-    def span_cost_samples(self, options: BackendOptions, level: Level) -> list[float] | None:
+    def span_cost_samples(self, options: BackendOptions, level: Level, mix: SpanMix) -> list[float] | None:
         """Seconds that a span costs at the layer or operator level, one sample a repeat; None at other levels."""
         if level not in (Level.LAYER, Level.OPERATOR) or options.execution == "compile":
             return None
         from stratoscope.backends.pytorch.span_cost import span_cost_samples
 
-        return span_cost_samples(options, level)
+        return span_cost_samples(options, level, mix)
 
     def executed_graph(self, model: LoadableModel, options: BackendOptions, folder: Path) -> Path | None:
         """The ONNX file itself where its nodes are executed one by one as written; None where a module is."""

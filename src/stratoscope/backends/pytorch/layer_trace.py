@@ -98,7 +98,9 @@ def describe(session: TorchSession, layers: Sequence[Layer], tensors: Sequence[t
     handles = []
     for layer in layers:
         facts: dict[str, Any] = {"op": layer.op, "container": layer.container}
-        facts["parameters"] = sum(p.numel() for p in layer.module.parameters(recurse=not layer.container))
+        parameters = list(layer.module.parameters(recurse=not layer.container))
+        facts["parameters"] = sum(p.numel() for p in parameters)
+        facts["parameter_bytes"] = sum(p.numel() * p.element_size() for p in parameters)
         told.append(facts)
 
         def note(module: Any, arguments: Any, result: Any, facts: dict[str, Any] = facts) -> None:

@@ -184,7 +184,7 @@ def _operator(event: Event) -> Operator:
 
 
 def main() -> None:
-    """Serves commands until standard input ends: `bind`, `run`, `finish`."""
+    """Serves commands until standard input ends: `bind`, `run`, `settle`, `finish`."""
     folder, answers = Path(sys.argv[1]), os.fdopen(int(sys.argv[2]), "w")
 
     def answer(**content: Any) -> None:
@@ -206,6 +206,8 @@ def main() -> None:
                 call = session.bind(inputs)
             elif command == "run" and call is not None:
                 call()
+            elif command == "settle":
+                session.settle()
             elif command == "finish":
                 session.finish().write_ipc(folder / "spans.arrow")
             answer(ok=True)

@@ -60,6 +60,10 @@ class LibraryTraceSession:
 
         return traced
 
+    def settle(self) -> None:
+        """One untraced inference in the child; see `backends.base.SettlingSession`."""
+        self._ask("settle")
+
     def finish(self) -> pl.DataFrame:
         """Spans of all inferences so far; the child ends."""
         self._ask("finish")

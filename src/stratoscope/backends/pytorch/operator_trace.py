@@ -90,6 +90,10 @@ class OperatorTraceSession(TorchSession):
 
         return traced
 
+    def settle(self) -> None:
+        """One untraced inference; see `backends.base.SettlingSession`."""
+        self._forward(self._tensors)
+
     def finish(self) -> pl.DataFrame:
         """Spans of all bound calls so far; the session ends."""
         if self._finished:

@@ -32,12 +32,14 @@ def section(record: RunRecord) -> Section | None:
 
 def _costs(profile: ProfileSection) -> Markup:
     together = {one.level: one for one in profile.reconstructions}
-    rows: list[list[Child]] = [["model", "1", quantity(profile.model_time), None, None, None]]
+    rows: list[list[Child]] = [["model", "1", quantity(profile.model_time), *[None] * (4 if together else 2)]]
     for level in profile.levels:
         found = together.get(level.level)
-        agrees: Child = None
+        put_together: list[Child] = [None, None] if together else []
         if found is not None:
-            agrees = join(quantity(found.time), {True: " ✓", False: " ✗", None: ""}[found.agrees])
+            mark = {True: " ✓", False: " ✗", None: ""}[found.agrees]
+            off = None if found.difference is None else quantity(found.difference)
+            put_together = [join(quantity(found.time), mark), off]
         total = join(quantity(level.total), " (below the noise)" if level.below_noise else "")
         cells: list[Child] = [
             level.level,
@@ -45,13 +47,14 @@ def _costs(profile: ProfileSection) -> Markup:
             quantity(level.model_time),
             quantity(level.added),
             total,
-            agrees,
+            *put_together,
         ]
         rows.append(cells)
-    head = ("traced down to", "spans", "inference", "added by the level", "in all", "latency put together")
+    head = ["traced down to", "spans", "inference", "added by the level", "in all"]
+    head += ["latency put together", "off by"] if together else []
     control = "" if profile.control is None else f" Unprofiled against unprofiled: {fmt.text(profile.control)}."
     caption = "Cost of looking."
-    return table(head, rows, caption=caption + control, numbers=(1, 2, 3, 4, 5))
+    return table(head, rows, caption=caption + control, numbers=tuple(range(1, len(head))))
 
 
 def _reorders(reorders: Reorders) -> Markup:
