@@ -172,11 +172,12 @@ def test_a_run_is_compared_with_a_trace_file(
     assert found["facts"]["change_s"] == pytest.approx(50e-6)
 
 
-def test_a_trace_file_is_analysed_as_one_run_down_to_its_deepest_level(run: Run, tmp_path: Path) -> None:
-    def event(category: str, name: str, pid: int, ts: float, dur: float) -> dict[str, Any]:
-        args = {"correlation": 1}
-        return {"ph": "X", "cat": category, "name": name, "pid": pid, "tid": 7, "ts": ts, "dur": dur, "args": args}
+def event(category: str, name: str, pid: int, ts: float, dur: float) -> dict[str, Any]:
+    args = {"correlation": 1}
+    return {"ph": "X", "cat": category, "name": name, "pid": pid, "tid": 7, "ts": ts, "dur": dur, "args": args}
 
+
+def test_a_trace_file_is_analysed_as_one_run_down_to_its_deepest_level(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
     events = [event("cuda_runtime", "cudaLaunchKernel", 42, 5, 5), event("kernel", "gemm", 0, 20, 30.5)]
     file.write_text(json.dumps({"schemaVersion": 1, "deviceProperties": [], "traceEvents": events}))
@@ -186,8 +187,26 @@ def test_a_trace_file_is_analysed_as_one_run_down_to_its_deepest_level(run: Run,
     assert [one["what"].split()[0] for one in found["unavailable"]] == ["A2"]
     shown = run("analyze", file, "-a", "A8")
     assert shown.splitlines()[0] == "2 spans of 2 records, read as kineto"
-    with pytest.raises(MeasurementError, match="the page is that of a stored run"):
-        run("analyze", file, "--html", tmp_path / "page.html")
+
+
+def test_a_trace_file_has_a_page_with_what_was_read_and_every_analysis(run: Run, tmp_path: Path) -> None:
+    file, page = tmp_path / "<gpu>.json", tmp_path / "page.html"
+    events = [
+        event("cuda_runtime", "cudaLaunchKernel", 42, 5, 5),
+        event("kernel", "<b>gemm</b>", 0, 20, 30.5),
+        event("kernel", "late", 0, 50, -3),
+    ]
+    file.write_text(json.dumps({"schemaVersion": 1, "deviceProperties": [], "traceEvents": events}))
+    run("analyze", file, "--html", page)
+    text = page.read_text()
+    assert "<b>gemm" not in text
+    assert "&lt;b&gt;gemm&lt;/b&gt;" in text
+    assert "&lt;gpu&gt;.json" in text
+    assert "30.5 µs" in text
+    assert 'id="analysis-A8"' in text
+    assert "Device time" in text
+    dropped = text[text.index("What became of the file") :]
+    assert "dropped" in dropped
 
 
 def test_the_page_has_every_analysis_or_the_reason(run: Run, stored: ProfileSection, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from stratoscope.report.findings import MOST, findings
+from stratoscope.spec.profile import Reorders
 from stratoscope.spec.record import ClientVerdict, RunRecord, Validity
 from stratoscope.stats.quantity import Quantity
 
@@ -95,3 +96,27 @@ def test_a_sweep_that_did_not_saturate_is_not_called_optimal(
     assert told.startswith(
         "Batch 16 is the best seen; the sweep ended before throughput stopped growing (memory). It gives 166 /s ± 3,"
     )
+
+
+def test_repacking_of_weights_is_told_where_it_takes_a_share_worth_a_sentence(
+    make_record: Callable[..., RunRecord], records: ModuleType
+) -> None:
+    record = make_record()
+    assert record.profile is not None
+
+    def told(part: float) -> list[str]:
+        reorders = Reorders(
+            weights=records.estimate(9e-3, "s"),
+            weights_share=part,
+            weights_count=20.0,
+            activations=records.estimate(1e-3, "s"),
+            activations_share=0.01,
+            activations_count=39.0,
+        )
+        profile = record.profile and record.profile.model_copy(update={"reorders": reorders})
+        return sentences(record.model_copy(update={"profile": profile}))
+
+    (sentence,) = [one for one in told(0.057) if "layout" in one]
+    assert sentence.startswith("Weights are brought into another layout at every inference: 9.0")
+    assert sentence.endswith("(5.7 %) in 20 calls.")
+    assert not any("layout" in one for one in told(0.01))

@@ -11,6 +11,7 @@ from stratoscope.cli.options import DatabaseOption, HtmlOption, JsonOption
 
 if TYPE_CHECKING:
     from stratoscope.explain.analyses.result import AnalysisResult
+    from stratoscope.explain.analyses.stored import NamedTrace
     from stratoscope.explain.roofs import Roofs
     from stratoscope.spec.record import Unavailable
     from stratoscope.trace.importers import ImportReport
@@ -86,8 +87,6 @@ def analyze(
         check_writable(html)
     named = named_trace(run, db, format=format)
     name, trace, stored = named.name, named.trace, named.run
-    if html is not None and stored is None:
-        raise MeasurementError(f"the page is that of a stored run, and {name} is a file", hint="take --csv or --json")
     found = [analyse(one, trace, options) for one in wanted]
     results = [one for one in found if isinstance(one, AnalysisResult)]
     missing = [one for one in found if not isinstance(one, AnalysisResult)]
@@ -99,12 +98,25 @@ def analyze(
         write_out(csv, results[0].to_csv())
     if json_file is not None:
         write_out(json_file, _json(name, results, missing))
-    if html is not None and stored is not None:
+    if html is not None:
+        _write_page(html, named, found, _json(name, results, missing))
+    if "-" not in (str(csv), str(json_file)):
+        _print(results, missing, rows, None if named.file is None else named.file.report)
+
+
+def _write_page(html: Path, named: NamedTrace, found: list[AnalysisResult | Unavailable], data: str) -> None:
+    """The page of a stored run with these analyses, or that of a trace file."""
+    if named.run is not None:
         from stratoscope.report.html import write_report
 
-        write_report(stored.record, html, samples=stored.samples, spans=stored.spans, found=found)
-    if "-" not in (str(csv), str(json_file)):
-        _print(results, missing, rows, named.read)
+        write_report(named.run.record, html, samples=named.run.samples, spans=named.run.spans, found=found)
+    elif named.file is not None:
+        from stratoscope.explain.trace_summary import summarise
+        from stratoscope.report.trace_page import TracePage, write_trace_page
+
+        file = named.file
+        summary = summarise(file.spans)
+        write_trace_page(TracePage(named.name, file.report, summary, file.track_names(), found, data), html)
 
 
 def _list(json_file: Path | None) -> None:

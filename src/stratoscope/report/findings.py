@@ -16,6 +16,9 @@ from stratoscope.stats.quantity import Quantity
 #: More sentences than this are not read.
 MOST = 6
 
+#: From this share of an inference on, repacking weights is worth a sentence.
+_MUCH_REPACKING = 0.02
+
 #: The load's and the profile's time of an inference differ in earnest beyond this ratio (or below its inverse).
 _SAME_TIME = 1.15
 
@@ -73,6 +76,16 @@ def _between_layers(record: RunRecord) -> Iterator[Finding]:
     part = profile.gap.value / profile.profiled_model_time.value
     if part >= 0.1:
         yield Finding(f"{share(part)} of the profiled model time ({text(profile.gap)}) passes between layers.", "warn")
+
+
+def _weight_reorders(record: RunRecord) -> Iterator[Finding]:
+    """Constants that are brought into another layout at every inference: work that need not be done."""
+    reorders = None if record.profile is None else record.profile.reorders
+    if reorders is None or reorders.weights_share is None or reorders.weights_share < _MUCH_REPACKING:
+        return
+    calls = count(round(reorders.weights_count), "call")
+    part = f"{text(reorders.weights)} ({share(reorders.weights_share)}) in {calls}"
+    yield Finding(f"Weights are brought into another layout at every inference: {part}.", "warn")
 
 
 def _two_times(record: RunRecord) -> Iterator[Finding]:
@@ -164,6 +177,7 @@ def _layers(number: int) -> str:
 _RULES: tuple[Callable[[RunRecord], Iterator[Finding]], ...] = (
     _status,
     _where_the_time_goes,
+    _weight_reorders,
     _how_spread,
     _client,
     _noise,

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from stratoscope._version import __version__
 from stratoscope.host.roofs import MEMORY, Roofs
@@ -16,15 +12,10 @@ from stratoscope.report import machine_words as words
 from stratoscope.report import wording
 from stratoscope.report.files import write_text
 from stratoscope.report.machine_charts import bandwidth_chart, latency_chart, roofline
-from stratoscope.report.markup import Child, Markup, element, join, script_data
+from stratoscope.report.markup import Child, Markup, element
+from stratoscope.report.page import page
 from stratoscope.report.sections.base import Section, badge, prose, quantity, table
 from stratoscope.spec.machine import MachineRecord
-
-#: As the run report's: nothing is fetched, and the only script is the page's own, by its hash.
-_POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-    "base-uri 'none'; form-action 'none'"
-)
 
 
 def write_machine_page(record: MachineRecord, path: Path) -> Path:
@@ -35,30 +26,21 @@ def write_machine_page(record: MachineRecord, path: Path) -> Path:
 def render_machine_page(record: MachineRecord) -> str:
     """The page as HTML text."""
     roofs = Roofs(record)
-    found = (
-        _memory(record, roofs),
-        _compute(roofs),
-        _costs(record, roofs),
-        _gpu(record),
-        _all(record),
-        _environment(record),
-        _missing(record),
-    )
-    sections = [section for section in found if section is not None]
-    script = _asset("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    links = [element("a", section.title, href=f"#{section.anchor}") for section in sections]
     note = "The tip of a number says its statistic, its sample size and its interval."
-    return Template(_asset("page.html")).substitute(
-        policy=_POLICY.format(digest=digest),
-        title=join(f"{words.title(record)} — Stratoscope"),
-        style=_asset("page.css"),
+    return page(
+        title=words.title(record),
         hero=_hero(record, roofs),
-        navigation=join(links),
-        sections=join([section.render() for section in sections]),
-        footer=join(f"Stratoscope {__version__} · machine record {record.id} · {note}"),
-        record=script_data(record.model_dump_json(by_alias=True)),
-        script=script,
+        sections=[
+            _memory(record, roofs),
+            _compute(roofs),
+            _costs(record, roofs),
+            _gpu(record),
+            _all(record),
+            _environment(record),
+            _missing(record),
+        ],
+        footer=f"Stratoscope {__version__} · machine record {record.id} · {note}",
+        data=record.model_dump_json(by_alias=True),
     )
 
 
@@ -209,8 +191,3 @@ def _missing(record: MachineRecord) -> Section | None:
     return Section(
         "missing", "Not available", table(("what", "why"), rows, caption="What was asked for and is not there")
     )
-
-
-def _asset(name: str) -> str:
-    """A file of the page's templates, which are data of the package."""
-    return (files("stratoscope.report") / "templates" / name).read_text(encoding="utf-8")

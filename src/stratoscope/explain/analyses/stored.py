@@ -12,7 +12,7 @@ from stratoscope.errors import StoreError
 from stratoscope.explain.analyses.leveled_trace import LeveledTrace
 from stratoscope.spec.record import RunRecord
 from stratoscope.store.store import Store
-from stratoscope.trace.importers import ImportReport, import_nonempty
+from stratoscope.trace.importers import ImportedTrace, import_nonempty
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ def stored_run(selector: str, database: str | os.PathLike[str] | None = None) ->
 
 @dataclass(frozen=True, slots=True)
 class NamedTrace:
-    """A trace with what it is called: `run` of one from the database, `read` (how it was read) of one from a file."""
+    """A trace with what it is called: `run` of one from the database, `file` (as it was read) of one from a file."""
 
     name: str
     trace: LeveledTrace
     run: StoredRun | None = None
-    read: ImportReport | None = None
+    file: ImportedTrace | None = None
 
 
 def named_trace(name: str, database: str | os.PathLike[str] | None = None, *, format: str | None = None) -> NamedTrace:
@@ -62,7 +62,7 @@ def named_trace(name: str, database: str | os.PathLike[str] | None = None, *, fo
     path = Path(name)
     if format is not None or path.is_file():
         found = import_nonempty(path, format=format)
-        return NamedTrace(path.name, LeveledTrace.of(found.spans), read=found.report)
+        return NamedTrace(path.name, LeveledTrace.of(found.spans), file=found)
     if path.suffix in (".json", ".gz", ".sqlite", ".parquet") or len(path.parts) > 1:
         raise StoreError(f"there is no trace file {name}", hint="give a file, a run's id, 'last', or a model's name")
     run = stored_run(name, database)
