@@ -4,9 +4,9 @@
 
 For each model: `stratoscope bench fill` for --fill seconds (coverage stands beside each ratio), then
 `stratoscope advise` with one thread on each back end. Advice is tried on ONNX Runtime only. The results are written
-after each model, so that a run that is cut off keeps what it has. With --docs the tables replace what stands between
-`<!-- advise_zoo -->` and `<!-- end -->` on that page. Exit code 1 where a bound is above the measured time by more than
-their intervals.
+after each model, so that a run that is cut off keeps what it has; with --update what is not measured anew stays. With
+--docs the tables replace what stands between `<!-- advise_zoo -->` and `<!-- end -->` on that page. Exit code 1 where a
+bound is above the measured time by more than their intervals.
 """
 
 from __future__ import annotations
@@ -109,6 +109,13 @@ def row(model: str, backend: str, record: RunRecord) -> Row | None:
             if one.trial is not None
         ],
     }
+
+
+def replaced(rows: list[Row], found: Row) -> list[Row]:
+    """The rows with `found` in the place of the one of the same model and back end, or at the end."""
+    key = (found["model"], found["backend"])
+    old = next((place for place, one in enumerate(rows) if (one["model"], one["backend"]) == key), len(rows))
+    return [*rows[:old], found, *rows[old + 1 :]]
 
 
 def ratio(one: Row, key: str) -> float | None:
@@ -219,8 +226,9 @@ def main() -> None:
     parser.add_argument("--predict", type=float, default=8.0, help="seconds of benchmarks for predictions a model")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/advise_zoo.json"))
     parser.add_argument("--docs", type=Path)
+    parser.add_argument("--update", action="store_true", help="keep the rows of --output that are not measured anew")
     arguments = parser.parse_args()
-    rows: list[Row] = []
+    rows: list[Row] = json.loads(arguments.output.read_text())["rows"] if arguments.update else []
     for model in arguments.models.split(","):
         start = time.monotonic()
         if arguments.fill > 0:
@@ -228,7 +236,7 @@ def main() -> None:
         for backend in arguments.backends.split(","):
             found = advise(model, backend, arguments.budget, arguments.predict)
             if found is not None:
-                rows.append(found)
+                rows = replaced(rows, found)
         print(f"{model}: {time.monotonic() - start:.0f} s", file=sys.stderr)
         result = {"measured_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}", "fill_s": arguments.fill, "rows": rows}
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
 from stratoscope.explain.advice.calibration import prediction_error
+from stratoscope.graph.ir import Layer, Tensor
+from stratoscope.graph.signature import signature
 from stratoscope.improve import predict
-from stratoscope.improve.predict import Pairs, predict_by_calls, predict_speedup, with_model_error
+from stratoscope.improve.predict import Pairs, PartTimer, predict_by_calls, scaled_times, with_model_error
 from stratoscope.improve.variants import Variant
 from stratoscope.models.resolve import resolve
 from stratoscope.spec.model import LoadableModel
@@ -49,9 +50,16 @@ def profile(rows: dict[str, list[float]], model_time: float, unknown: float = 0.
 
 @pytest.fixture
 def executes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """What the changed model executes, by signature; empty: it does not tell."""
     wanted: Counter[str] = Counter()
-    monkeypatch.setattr(predict, "executed_signatures", lambda variant: wanted or None)
+    monkeypatch.setattr(predict, "executed_layers", lambda variant: list(wanted.elements()) or None)
+    monkeypatch.setattr(predict, "signature", lambda layer: layer)
+    monkeypatch.setattr(predict, "scaled_times", lambda layers, known, missing: {})
     return wanted
+
+
+def predict_speedup(section: ProfileSection, variant: Variant, timer: PartTimer) -> Quantity:
+    return predict.predict_speedup(section, VARIANT, variant, timer)
 
 
 def no_timer(variant: Variant, digests: frozenset[str]) -> dict[str, Quantity]:
@@ -93,10 +101,31 @@ def test_a_back_end_that_does_not_tell_its_graph_gives_no_prediction(executes: C
     assert "does not tell" in (found.reason or "")
 
 
-def test_executed_signatures_come_from_the_runtime_and_leave_views_out(tmp_path: Path) -> None:
-    found = predict.executed_signatures(VARIANT)
+def test_executed_layers_come_from_the_runtime_and_leave_views_out() -> None:
+    found = predict.executed_layers(VARIANT)
     assert found is not None
-    assert sum(found.values()) >= 3
+    assert len(found) >= 3
+    assert not {layer.op for layer in found} & {"Reshape", "Flatten", "Identity", "Dropout"}
+
+
+def relu(size: int, op: str = "Relu") -> Layer:
+    tensors = [Tensor(name, "float32", (size,), "activation", bytes=4 * size) for name in ("x", "y")]
+    return Layer(0, op, op, "", {}, (tensors[0],), (tensors[1],))
+
+
+def test_layers_without_a_benchmark_are_scaled_from_others_of_their_operator() -> None:
+    """8 bytes an element at rates of 1, 2 and 3 seconds a byte: the median is 2."""
+    known = {signature(relu(size)): 8.0 * size * rate for size, rate in ((100, 1.0), (200, 2.0), (300, 3.0))}
+    wanted, strange = relu(1000), relu(1000, "Sigmoid")
+    layers = [relu(100), relu(200), relu(300), wanted, strange]
+    found = scaled_times(layers, known, {signature(wanted), signature(strange)})
+    assert set(found) == {signature(wanted)}  # of Sigmoid nothing is known
+    one = found[signature(wanted)]
+    assert one.require() == pytest.approx(2.0 * 8000)
+    assert one.ci_low is not None
+    assert one.ci_high is not None
+    assert 0 < one.ci_low < 2.0 * 8000 < one.ci_high
+    assert not scaled_times(layers[1:], dict(list(known.items())[1:]), {signature(wanted)})  # two rates are too few
 
 
 def test_layers_that_become_other_calls_change_by_the_difference_of_both_benchmarks() -> None:

@@ -13,7 +13,8 @@ from stratoscope.backends.registry import get_backend
 from stratoscope.errors import BackendError, ModelError, StratoscopeError
 from stratoscope.explain.advice.changes import Change
 from stratoscope.explain.advice.facts import Facts
-from stratoscope.explain.advice.rules import Finding, findings
+from stratoscope.explain.advice.finding import Finding
+from stratoscope.explain.advice.rules import findings
 from stratoscope.explain.bounds.calls import Calls
 from stratoscope.explain.bounds.model import ModelBounds, model_bounds
 from stratoscope.explain.bounds.roofline import Machine
@@ -196,6 +197,7 @@ class _Advisor:
             isa=frozenset(hardware.cpu.isa or ()),
             other_backends=() if request.quick else self._others(),
             fits=self._fits(),
+            bounds=bounds.layers if bounds is not None else (),
             parallel_gain=bounds.parallel_gain if bounds is not None else None,
             operators=request.operators,
             chosen=request.chosen,
@@ -235,7 +237,9 @@ class _Advisor:
             return Quantity.unavailable("1", "new layers were not benchmarked", "prediction")
         self.report(f"advice: predicting {found.key}")
         try:
-            predicted = predict_speedup(self.request.profile, self._variant(change, found.key), self.timer)
+            predicted = predict_speedup(
+                self.request.profile, self.original, self._variant(change, found.key), self.timer
+            )
         except StratoscopeError as error:
             return Quantity.unavailable("1", str(error), "prediction")
         return with_model_error(predicted, self.request.prediction_error)
@@ -328,9 +332,7 @@ def _basis(found: Finding) -> str:
 
 
 def _why_not(found: Finding) -> str:
-    if found.change == Change():
-        return "the sweep has measured it: one inference has nothing to compare it with"
-    return "no time was given for trials"
+    return found.untried if found.change == Change() else "no time was given for trials"
 
 
 def _rank(advice: Advice) -> tuple[int, float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from stratoscope.backends.registry import get_backend
-from stratoscope.explain.bounds.layers import PlacedLayer
+from stratoscope.explain.bounds.layers import PlacedLayer, input_names
 from stratoscope.graph.ir import Graph, Layer
 from stratoscope.graph.onnx_reader import read_graph
 from stratoscope.improve.variants import Variant
@@ -17,12 +19,28 @@ def placed_layers(original: Variant, profile: ProfileSection) -> list[PlacedLaye
     if executed.why is not None:
         return _by_name(original, profile)
     told = [ProfiledLayer(row.name, row.op, row.output_type, row.output_shape) for row in profile.layers]
+    joined = join(executed.nodes, told)
+    timed = {found.layer.index for found in joined if not isinstance(found, str)}
+    untimed = [node.layer.layer for node in executed.nodes if node.layer and node.layer.layer.index not in timed]
+    through = {tensor.name: input_names(one) for one in untimed for tensor in one.outputs}
     return [
         PlacedLayer(row, None, (), None)
         if isinstance(found, str)
-        else PlacedLayer(row, found.layer, found.authored, found.own_work)
-        for row, found in zip(profile.layers, join(executed.nodes, told), strict=True)
+        else PlacedLayer(row, found.layer, found.authored, found.own_work, _reads(found.layer, through))
+        for row, found in zip(profile.layers, joined, strict=True)
     ]
+
+
+def _reads(layer: Layer, through: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The tensors that a layer waits for: its inputs, and `through` layers without a time, theirs."""
+    found: dict[str, None] = {}
+    pending = list(input_names(layer))
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found[name] = None
+            pending.extend(through.get(name, ()))
+    return tuple(found)
 
 
 def _by_name(original: Variant, profile: ProfileSection) -> list[PlacedLayer]:

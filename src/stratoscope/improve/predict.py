@@ -10,16 +10,20 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from stratoscope.backends.registry import get_backend
+from stratoscope.graph.ir import Layer
 from stratoscope.graph.onnx_reader import read_graph
 from stratoscope.graph.signature import signature
 from stratoscope.graph.work_functions.movement import VIEWS
 from stratoscope.improve.variants import Variant
+from stratoscope.measure.parts.parts import part_of, roofline_work
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.record import LayerRow, ProfileSection
 from stratoscope.stats.quantity import Quantity
@@ -32,6 +36,9 @@ BASIS: Final = "executed layers that go and come: those of the original from its
 CALLS_BASIS: Final = "each layer benchmarked alone both ways, the differences taken from the profile"
 #: A layer that was not measured both ways keeps its time; where such layers take more than this part, nothing is told.
 MOST_LEFT: Final = 0.05
+#: Known layers of an operator from which the time of another one is scaled.
+FEWEST_RATES: Final = 3
+_ONE_SIGMA_BELOW: Final = 0.158655
 _TWO_SIDED_95: Final = 1.959964
 #: Log of achieved over predicted speed-up (root mean square) that is assumed where nothing was tried yet, and how many
 #: trials that assumption is worth.
@@ -63,8 +70,8 @@ class _Known:
     half_width: Mapping[str, float]
 
 
-def executed_signatures(variant: Variant) -> Counter[str] | None:
-    """How often the runtime would execute each layer, views apart; None where the back end does not tell.
+def executed_layers(variant: Variant) -> list[Layer] | None:
+    """What the runtime would execute, views apart; None where the back end does not tell.
 
     Raises:
         StratoscopeError: the variant does not load.
@@ -74,14 +81,15 @@ def executed_signatures(variant: Variant) -> Counter[str] | None:
         if path is None:
             return None
         layers = read_graph(path, variant.model.bound_shapes()).layers
-        return Counter(signature(layer) for layer in layers if layer.domain or layer.op not in VIEWS)
+        return [layer for layer in layers if layer.domain or layer.op not in VIEWS]
 
 
-def predict_speedup(profile: ProfileSection, variant: Variant, timer: PartTimer) -> Quantity:
+def predict_speedup(profile: ProfileSection, original: Variant, variant: Variant, timer: PartTimer) -> Quantity:
     """Predicted time of the original over that of the variant, with the interval that the layers' intervals give.
 
-    Unavailable, with the reason, where the back end does not tell what it executes, too much of the profile is not
-    joined with it, or a new layer could not be benchmarked: what is not known is not taken for zero.
+    New layers that the timer had no time for are taken from layers of the same operator, in proportion to their work
+    (`scaled_times`). Unavailable, with the reason, where the back end does not tell what it executes, too much of the
+    profile is not joined with it, or a new layer is of an operator that is not known: it is not taken for zero.
     """
     rows = [row for row in profile.layers if row.op not in VIEWS]
     unknown = sum(row.share or 0.0 for row in rows if row.signature is None or row.time.value is None)
@@ -90,16 +98,58 @@ def predict_speedup(profile: ProfileSection, variant: Variant, timer: PartTimer)
     whole = profile.model_time.value
     if whole is None:
         return _none(f"the time of an inference is not known: {profile.model_time.reason}")
-    wanted = executed_signatures(variant)
-    if wanted is None:
+    layers = executed_layers(variant)
+    if layers is None:
         return _none(f"back end {variant.backend} does not tell what it executes")
+    wanted = Counter(signature(layer) for layer in layers)
     known = _known(rows)
     new = frozenset(wanted.keys() - known.count.keys())
     times = dict(timer(variant, new)) if new else {}
-    missing = [digest for digest in new if digest not in times or times[digest].value is None]
+    missing = {digest for digest in new if digest not in times or times[digest].value is None}
     if missing:
-        return _none(f"{len(missing)} of {len(new)} new layers could not be benchmarked")
+        have = {digest: seconds.require() for digest, seconds in times.items() if digest not in missing}
+        times |= scaled_times([*(executed_layers(original) or ()), *layers], {**known.seconds, **have}, missing)
+    left = missing - times.keys()
+    if left:
+        return _none(f"{len(left)} of {len(new)} new layers could not be benchmarked")
     return _speedup(whole, wanted, known, times)
+
+
+def scaled_times(layers: Iterable[Layer], known: Mapping[str, float], missing: Set[str]) -> dict[str, Quantity]:
+    """Seconds of `missing` layers in proportion to their work, at the median rate of known layers of the operator.
+
+    Work is the larger of traffic and of FLOPs at the ridge point. The interval holds 95 % of a normal law with the
+    spread of the rates. Layers of unknown work, or of an operator with fewer than `FEWEST_RATES` known layers, are
+    left out.
+
+    Args:
+        layers: those of the original and of the variant.
+        known: seconds by digest of layers that were measured.
+    """
+    by_digest = {signature(layer): layer for layer in layers}
+    work = {digest: roofline_work(part_of(layer, "executed", digest)) for digest, layer in by_digest.items()}
+    rates: dict[str, list[float]] = {}
+    for digest, seconds in known.items():
+        if digest in by_digest and work[digest]:
+            rates.setdefault(by_digest[digest].op, []).append(seconds / (work[digest] or 1.0))
+    found: dict[str, Quantity] = {}
+    for digest in missing & by_digest.keys():
+        mine, much = rates.get(by_digest[digest].op, []), work[digest]
+        if much is None or len(mine) < FEWEST_RATES:
+            continue
+        low, middle, high = np.quantile(mine, [_ONE_SIGMA_BELOW, 0.5, 1 - _ONE_SIGMA_BELOW])
+        half = _TWO_SIDED_95 * float(high - low) / 2 * much
+        value = float(middle) * much
+        found[digest] = Quantity(
+            value=value,
+            unit="s",
+            statistic="scaled",
+            n=len(mine),
+            ci_low=max(0.0, value - half),
+            ci_high=value + half,
+            confidence=0.95,
+        )
+    return found
 
 
 def predict_by_calls(

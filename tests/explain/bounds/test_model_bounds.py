@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from typing import Any
 
@@ -137,6 +138,21 @@ def test_a_missing_entry_counts_as_its_roofline_in_every_bound_and_is_told(missi
     assert time_of(found, "library") == pytest.approx(sum(full))
     assert time_of(found, "parallel") == pytest.approx(max(full[0], full[1]) + full[2])
     assert coverage_of(found, "library") == pytest.approx(1 - TIMES[missing] / sum(TIMES))
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_fused_layer_of_which_one_part_was_measured_counts_as_its_roofline(known: int) -> None:
+    """A convolution whose bias has no entry is neither free nor as fast as the part that has one."""
+    conv, concat = LAYERS[0], LAYERS[2]
+    fused = dataclasses.replace(conv, op="FusedConv", domain="com.microsoft")
+    placed = [PlacedLayer(row(fused, 3e-3), fused, (conv, concat), work_of(conv))]
+    calls = best_calls([measured((conv, concat)[known], 1e-7)], 1)
+    assert len(calls) == 1
+    found = model_bounds(profile([fused], [3e-3]), placed, MACHINE, calls, workers=1)
+    (layer,) = found.layers
+    assert layer.best.value is None
+    assert layer.bound.require() == layer.roofline.require() > 1e-7
+    assert coverage_of(found, "library") == 0.0
 
 
 def test_a_layer_of_unknown_work_and_without_a_measurement_counts_as_it_is() -> None:

@@ -67,6 +67,17 @@ def test_bfloat16_is_not_float32_under_another_name(small: ModuleType) -> None:
     assert errors["openvino/compiled"] < 1e-5
 
 
+def test_changes_of_layout_at_the_border_of_a_layer_are_told_with_its_time(small: ModuleType) -> None:
+    """OpenVINO's convolution has channels last inside: alone it pays for conversions that a model may not pay."""
+    found: list[PartMeasurement] = []
+    model = small.one("Conv", (1, 16, 32, 32), small.random(64, 16, 3, 3))
+    candidates = default_candidates(libraries=("openvino",))
+    run_parts(small.parts_of(model), candidates, [small.HOT], environment=small.HERE, on_result=found.append)
+    (one,) = found
+    assert any(name.startswith("Convolution(") for name in one.executed_operators)
+    assert any(name.startswith("Reorder(") for name in one.executed_operators)
+
+
 def test_unknown_libraries_and_precisions_are_named() -> None:
     with pytest.raises(MeasurementError, match="no library is called 'mkl'"):
         default_candidates(libraries=("mkl",))

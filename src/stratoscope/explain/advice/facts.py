@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from stratoscope.spec.advice import LayerBound
 from stratoscope.spec.options import BackendOptions
 from stratoscope.spec.record import LayerRow, ProfileSection, SweepSection
 
@@ -24,6 +25,7 @@ class Facts:
         isa: its instruction sets.
         other_backends: back ends that are available here besides `backend` (not the null one).
         fits: key of a graph rewrite -> names of the authored nodes that it would change; only those that fit.
+        bounds: the layers with their best library calls; empty where nothing is known of them.
         parallel_gain: sequential over parallel bound; None where it is not known.
         operators: of the authored graph, with their number.
         chosen: names of options that the user set himself: advice does not overrule them.
@@ -38,6 +40,7 @@ class Facts:
     isa: frozenset[str] = frozenset()
     other_backends: tuple[str, ...] = ()
     fits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bounds: tuple[LayerBound, ...] = ()
     parallel_gain: float | None = None
     operators: Mapping[str, int] = field(default_factory=dict)
     chosen: frozenset[str] = frozenset()

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from stratoscope.explain.advice.changes import BFLOAT16_NUMBERS, Change
 from stratoscope.explain.advice.facts import BFLOAT16_ISA, Facts
+from stratoscope.explain.advice.finding import Finding, count_of, takes
+from stratoscope.explain.advice.framework import framework_findings
 from stratoscope.spec.advice import Question
 from stratoscope.spec.record import LayerRow
 
@@ -15,20 +17,6 @@ _PRODUCTS: Final = ("Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMa
 _NAMES_SHOWN: Final = 3
 #: Parallel branches are worth a trial where the critical path is shorter than the sequence by this factor.
 _LEAST_PARALLEL_GAIN: Final = 1.05
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A rule that applies: where, what it claims, what to do, and the change that does it."""
-
-    key: str
-    question: Question
-    title: str
-    claim: str
-    action: str
-    change: Change
-    layers: tuple[str, ...] = ()
-    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +56,7 @@ def _lrn(facts: Facts) -> Iterator[Finding]:
         "lrn-as-pool",
         "Q3",
         "Replace local response normalisation by fast operators",
-        f"{_count(len(names), 'LRN layer')} {_takes(share)}; the operator's kernel raises each element to a power by "
+        f"{count_of(len(names), 'LRN layer')} {takes(share)}; the operator's kernel raises each element to a power by "
         "itself, and the same can be computed by a pool over the channels and square roots",
         "stratoscope advise MODEL --save FILE.onnx writes the rewritten model",
         Change(graph=("lrn-as-pool",)),
@@ -87,8 +75,8 @@ def _affine(facts: Facts) -> Iterator[Finding]:
         "fold-affine",
         "Q5",
         "Fold products and sums by channel into the normalisation or convolution before them",
-        f"{_count(len(names), 'layer')} only scale or shift each channel by stored numbers; the layers that they are "
-        f"executed in {_takes(share)}",
+        f"{count_of(len(names), 'layer')} only scale or shift each channel by stored numbers; the layers that they are "
+        f"executed in {takes(share)}",
         "stratoscope advise MODEL --save FILE.onnx writes the rewritten model",
         Change(graph=("fold-affine",)),
         names,
@@ -103,7 +91,7 @@ def _graph_level(facts: Facts) -> Iterator[Finding]:
         if level != facts.options.graph_optimization:
             reorders = facts.layers_of("ReorderInput", "ReorderOutput")
             share = facts.share(reorders) if reorders else None
-            why = f"; changes of layout {_takes(share)}" if reorders and level == "extended" else ""
+            why = f"; changes of layout {takes(share)}" if reorders and level == "extended" else ""
             yield Finding(
                 f"graph-{level}",
                 "Q8",
@@ -123,8 +111,8 @@ def _threads(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             f"threads-{threads}",
             "Q8",
-            f"{_count(threads, 'thread')} inside an operator",
-            f"{_count(facts.threads, 'thread')} are used on {facts.cpus} CPUs",
+            f"{count_of(threads, 'thread')} inside an operator",
+            f"{count_of(facts.threads, 'thread')} are used on {facts.cpus} CPUs",
             f"--threads {threads}",
             Change(options={"threads": threads}),
         )
@@ -165,7 +153,7 @@ def _channels_last(facts: Facts) -> Iterator[Finding]:
         return
     pools = facts.layers_of("MaxPool", "MaxPool2d")
     share = facts.share(pools) if pools else None
-    slow = f"; {_count(len(pools), 'max-pool')} in NCHW {_takes(share)}, which is slow on the CPU" if pools else ""
+    slow = f"; {count_of(len(pools), 'max-pool')} in NCHW {takes(share)}, which is slow on the CPU" if pools else ""
     yield Finding(
         "channels-last",
         "Q7",
@@ -188,7 +176,7 @@ def _packed_linear(facts: Facts) -> Iterator[Finding]:
         "packed-linear",
         "Q3",
         "Linear layers by oneDNN with packed weights",
-        f"{_count(len(rows), 'linear layer')} {_takes(share)} in MKL's product{amd}",
+        f"{count_of(len(rows), 'linear layer')} {takes(share)} in MKL's product{amd}",
         "replace torch.nn.Linear by torch.ops.mkldnn._linear_pointwise on weights that are packed once",
         Change(modules="packed-linear", calls=("onednn", "packed", "NCHW")),
         tuple(row.name for row in rows),
@@ -217,7 +205,7 @@ def _bfloat16(facts: Facts) -> Iterator[Finding]:
         "bfloat16",
         "Q6",
         "Compute in bfloat16",
-        f"the CPU has products of bfloat16 ({', '.join(sorted(able))}); convolutions and products {_takes(share)}",
+        f"the CPU has products of bfloat16 ({', '.join(sorted(able))}); convolutions and products {takes(share)}",
         "--precision bfloat16",
         Change(options={"precision": "bfloat16"}, tolerance=BFLOAT16_NUMBERS),
         (),
@@ -254,10 +242,12 @@ def _batch(facts: Facts) -> Iterator[Finding]:
         f"the sweep measured {gain:.2f} times the throughput of single inputs",
         f"--batch-size {best.batch_size}",
         Change(),
+        untried="the sweep has measured it: one inference has nothing to compare it with",
     )
 
 
 RULES: Final = (
+    Rule("framework", "Q4", True, framework_findings),
     Rule("lrn-as-pool", "Q3", True, _lrn),
     Rule("fold-affine", "Q5", True, _affine),
     Rule("parallel-branches", "Q2", False, _branches),
@@ -271,11 +261,3 @@ RULES: Final = (
     Rule("batch", "Q9", True, _batch),
     Rule("other-runtime", "Q10", False, _other_runtime),
 )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _takes(share: float | None) -> str:
-    return "take an unknown part of the time" if share is None else f"take {share:.0%} of the layers' time"

@@ -21,12 +21,17 @@ _MOST_NAMED: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class PlacedLayer:
-    """A profiled layer with the executed layer that it is (None where that is not known) and what it covers."""
+    """A profiled layer with the executed layer that it is (None where that is not known) and what it covers.
+
+    `reads`: the tensors that it waits for; None: its inputs. They differ where between two profiled layers there are
+    executed ones without a time (a view that takes none).
+    """
 
     row: LayerRow
     layer: Layer | None
     authored: tuple[Layer, ...]
     own: Work | None
+    reads: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +142,19 @@ def dependences(layers: Sequence[PlacedLayer]) -> list[tuple[int, ...]]:
             before.append(tuple(range(place)))
             wall = place
             continue
-        read = {made[tensor.name] for tensor in one.layer.inputs if tensor is not None and tensor.name in made}
+        names = one.reads if one.reads is not None else input_names(one.layer)
+        read = {made[name] for name in names if name in made}
         if wall is not None:
             read.add(wall)
         before.append(tuple(sorted(read)))
         for tensor in one.layer.outputs:
             made[tensor.name] = place
     return before
+
+
+def input_names(layer: Layer) -> tuple[str, ...]:
+    """The names of the inputs that are given."""
+    return tuple(tensor.name for tensor in layer.inputs if tensor is not None)
 
 
 def is_layout_change(row: LayerRow) -> bool:
