@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratoscope.llm import LlmError, UnsupportedError
+from stratoscope.llm import LlmError
 from stratoscope.llm.collectives import collective, group
 from stratoscope.llm.efficiency import Efficiency, efficiency
 from stratoscope.llm.hardware import Figure, find_hardware, hardware_table
@@ -279,10 +279,6 @@ def test_search_keeps_to_memory_and_limits(h100: Efficiency) -> None:
 def test_a_batch_that_the_replicas_do_not_divide_is_refused() -> None:
     from stratoscope.llm.estimate import estimate_training
 
-    with pytest.raises(UnsupportedError, match="offload"):
-        estimate_training(
-            LLAMA, ParallelPlan(offload="optimizer"), TrainStep(global_batch=4, seq=64), A100, engine=GENERIC
-        )
     with pytest.raises(LlmError, match="multiple"):
         estimate_training(LLAMA, ParallelPlan(dp=3), TrainStep(global_batch=4, seq=64), A100, engine=GENERIC)
 

@@ -156,19 +156,20 @@ def serve(
     engine: EngineOption = "vllm",
     level: LevelOption = "prior",
     calibration: CalibrationOption = None,
+    price: PriceOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """A continuous-batching service under Poisson load, simulated on a virtual clock."""
-    from stratoscope.llm.serve import Service, highest_rate, simulate
+    from stratoscope.llm.serve import Service, highest_rate, simulate, with_interval
 
     served = deployment(model, plan, number_formats(precision, kv), engine, hw, level, calibration)
     service = Service(
         rate_per_s=finite("--rate", rate) or 1.0, prompt=prompt, output=output, prefix_hit=prefix_hit,
         chunk_tokens=chunk, max_batch=max_batch,
     )  # fmt: skip
-    finite("--ttft", ttft), finite("--tpot", tpot)
+    finite("--ttft", ttft), finite("--tpot", tpot), finite("--price", price, above=-1.0)
     done = simulate(served, service) if rate is not None else highest_rate(served, service, ttft_s=ttft, tpot_s=tpot)
-    document = done.model_dump(mode="json")
+    document = with_interval(served, service, done, price).model_dump(mode="json", exclude_none=True)
     write_json(document, json_file)
     if json_file is None or str(json_file) != "-":
         for name, value in document.items():
@@ -187,6 +188,9 @@ def memory(
     ] = None,
     seq: Annotated[int, typer.Option("--seq", min=1, help="Training: tokens of a sequence.")] = 4096,
     micro_batch: Annotated[int, typer.Option("--mbs", min=1, help="Training: sequences of a microbatch.")] = 1,
+    lora: Annotated[
+        int | None, typer.Option("--lora", min=1, help="Training: rank of LoRA adapters.", show_default=False)
+    ] = None,
     plan: PlanOption = "",
     hw: HardwareOption = "h100",
     precision: PrecisionOption = "bf16",
@@ -199,13 +203,14 @@ def memory(
     """What serving or training needs, and the inverse: largest batch, longest context, fewest devices."""
     from stratoscope.llm.hf import load_model
     from stratoscope.llm.inverse import memory_answers, training_answers
-    from stratoscope.llm.plan import Generation, ParallelPlan, TrainStep, find_engine
+    from stratoscope.llm.plan import Generation, Lora, ParallelPlan, TrainStep, find_engine
     from stratoscope.llm.render import memory_lines
 
     spec, split, numbers = load_model(model), ParallelPlan.parse(plan), number_formats(precision, kv)
     chip, software = device(hw, "prior", None), find_engine(engine or ("megatron-core" if global_batch else "vllm"))
     if global_batch is not None:
-        step = TrainStep(global_batch=global_batch, micro_batch=micro_batch, seq=seq)
+        adapters = Lora(rank=lora) if lora is not None else None
+        step = TrainStep(global_batch=global_batch, micro_batch=micro_batch, seq=seq, lora=adapters)
         answers = training_answers(spec, split, step, numbers, software, chip)
     else:
         work = Generation(batch=batch, prompt=prompt, output=output)
@@ -297,13 +302,13 @@ def validate(
     """Predict the published rows blind and print how far off each suite is."""
     from stratoscope.llm.efficiency import LEVELS
     from stratoscope.llm.render import suite_lines
-    from stratoscope.llm.validate import suite_document, validate
+    from stratoscope.llm.validate import TITLES, suite_document, validate
 
     if level not in LEVELS[:2]:
         raise SpecError(f"rows of other machines are judged at level peak or prior, not {level!r}")
     suites = validate("peak" if level == "peak" else "prior", tuple(suite or ()))
     if not suites:
-        raise SpecError(f"no suite {', '.join(suite or [])}", hint="C1, C3, C3-fig1, C13, C13-mem, C13-oom, C14")
+        raise SpecError(f"no suite {', '.join(suite or [])}", hint=f"suites: {', '.join(TITLES)}")
     write_json({"schema": 1, "suites": [suite_document(item) for item in suites]}, json_file)
     if json_file is None or str(json_file) != "-":
         typer.echo("\n".join(suite_lines(suites, rows=rows)))

@@ -199,8 +199,8 @@ class Efficiency:
         share = np.minimum(memory, compute) / np.maximum(top, 1e-30)
         body = (curve.t0_s + top * (1.0 + share**curve.norm) ** (1.0 / curve.norm)) * self._near_measured(m, n, k)
         wide = np.asarray(quantize, dtype=float)
-        rate = self.curves.elementwise.memory * self.hardware.memory_bandwidth
-        before = np.where(wide > 0, curve.quantize_s + curve.quantize_bytes * wide / rate, 0.0)
+        stream = self.curves.elementwise.memory * self.hardware.memory_bandwidth
+        before = np.where(wide > 0, curve.quantize_s + curve.quantize_bytes * wide / stream, 0.0)
         return self._cost(before + body, curve, compute, memory + before, curve.t0_s, "gemm roofline")
 
     def experts(self, flops: Num, nbytes: Num, unit: str, rows: Num, width: Num) -> Cost:

@@ -37,6 +37,7 @@ def split_of(plan: ParallelPlan, work: TrainStep) -> Split:
         dp=float(plan.dp), micro_batch=float(work.micro_batch), global_batch=float(work.global_batch),
         seq=float(work.seq), zero=plan.zero, replicas=float(plan.hsdp_replicas),
         sequence_parallel=plan.sequence_parallel, recompute=plan.recompute, outward=plan.placement,
+        offload=plan.offload != "none",
     )  # fmt: skip
 
 
@@ -54,8 +55,6 @@ def check_training(model: ModelSpec, plan: ParallelPlan, work: TrainStep, precis
         raise LlmError(
             f"{work.seq} tokens exceed the learned positions of {model.name}", hint=f"at most {model.max_context}"
         )
-    if plan.offload != "none":
-        raise UnsupportedError("the time of offloading is not modelled, only its memory", hint="use offload none")
     if work.global_batch % (plan.dp * work.micro_batch):
         raise LlmError(
             f"global batch {work.global_batch} is not a multiple of dp x micro batch = {plan.dp * work.micro_batch}"
@@ -99,12 +98,12 @@ def estimate_training(
     time = float(np.max(whole.time))
     tree = _training_tree(step, whole, efficiency)
     tokens = work.global_batch * work.seq
-    useful, executed = training_flops(model, work.seq, work.global_batch, plan.recompute)
+    useful, executed = training_flops(model, work.seq, work.global_batch, plan.recompute, work.lora)
     peak_flops = plan.world * efficiency.hardware.peak(precision.compute)
     rate = {
         "step_s": tree,
         "tokens_per_s": _inverse("tokens_per_s", tokens, whole, "1/s", "tokens / step"),
-        "mfu": _inverse("mfu", useful / peak_flops, whole, "1", "3 x forward FLOPs / (step x devices x peak)"),
+        "mfu": _inverse("mfu", useful / peak_flops, whole, "1", "model FLOPs / (step x devices x peak)"),
         "hfu": _inverse("hfu", executed / peak_flops, whole, "1", "executed FLOPs / (step x devices x peak)"),
     }
     rate.update(price_nodes(efficiency.hardware, plan.world, whole, tokens, busy=min(1.0, useful / peak_flops / time)))
@@ -154,9 +153,10 @@ def _training_tree(step: StepTime, whole: Total, efficiency: Efficiency) -> Node
 def estimate_inference(deployment: Deployment, work: Generation, *, error: float | None = None) -> Report:
     """A static batch: time to first token, time per output token, latency, throughput, memory of one rank."""
     efficiency = deployment.efficiency
-    if deployment.model.max_context and work.prompt + work.output > deployment.model.max_context:
+    length = work.prompt + (work.output if deployment.model.generates else 0)
+    if deployment.model.max_context and length > deployment.model.max_context:
         raise LlmError(
-            f"{work.prompt + work.output} tokens exceed the context of {deployment.model.name}",
+            f"{length} tokens exceed the context of {deployment.model.name}",
             hint=f"at most {deployment.model.max_context}",
         )
     asked, work = work, replica_share(deployment.plan, work)

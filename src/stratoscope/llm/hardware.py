@@ -52,6 +52,7 @@ class HardwareSpec(Value):
     scale_out: Link | None
     tdp_w: Figure | None
     measured_matmul_flops_per_s: dict[str, Figure] = {}
+    host_bytes_per_s: Figure | None = None  # to the memory of its host, per direction
 
     def peak(self, dtype: str) -> float:
         """Dense peak in FLOP/s for operands of `dtype`; raises UnsupportedError where the device has no such unit."""

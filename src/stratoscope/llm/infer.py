@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stratoscope.llm.base import LlmError, Num
+from stratoscope.llm.base import LlmError, Num, UnsupportedError
 from stratoscope.llm.collectives import point_to_point
 from stratoscope.llm.efficiency import Cost, Efficiency
 from stratoscope.llm.ops import Formats, Shape
@@ -191,7 +191,14 @@ class Deployment:
         return self._staged(batch, float(np.max(tokens)), run)
 
     def decode(self, batch: int, context: Num, *, top_p: bool = False) -> Pass:
-        """One token for each of `batch` sequences that hold `context` tokens each (an array prices several at once)."""
+        """One token for each of `batch` sequences that hold `context` tokens each (an array prices several at once).
+
+        Raises UnsupportedError for an encoder: it reads its input once and generates nothing.
+        """
+        if not self.model.generates:
+            raise UnsupportedError(
+                f"{self.model.name} is an encoder: it generates nothing", hint="ask for its one pass: output 1"
+            )
 
         def run(chunks: int) -> Pass:
             part = batch / chunks

@@ -13,7 +13,7 @@ from stratoscope.llm.efficiency import Efficiency
 from stratoscope.llm.hardware import HardwareSpec
 from stratoscope.llm.infer import check_serving_plan, validate_plan
 from stratoscope.llm.memory import peak, serving_parts, training_memory, training_timeline
-from stratoscope.llm.plan import Engine, Generation, ParallelPlan, Precision, TrainStep
+from stratoscope.llm.plan import Engine, Generation, Lora, ParallelPlan, Precision, TrainStep
 from stratoscope.llm.spec import ModelSpec
 
 LIMIT = 2**40
@@ -89,14 +89,15 @@ def longest_context(
 
 
 def largest_micro_batch(
-    model: ModelSpec, plan: ParallelPlan, seq: int, precision: Precision, engine: Engine, hardware: HardwareSpec
-) -> Limit:
+    model: ModelSpec, plan: ParallelPlan, seq: int, precision: Precision, engine: Engine, hardware: HardwareSpec,
+    lora: Lora | None = None,
+) -> Limit:  # fmt: skip
     """The largest training microbatch that fits, with enough microbatches to fill the pipeline."""
     validate_plan(model, plan)
 
     def needs(micro: int) -> float:
         at = training_memory(plan, micro, micro * plan.dp * plan.pp, seq)
-        return float(np.max(peak(training_timeline(model, at, precision, engine))))
+        return float(np.max(peak(training_timeline(model, at, precision, engine, lora))))
 
     return largest("micro batch", needs, hardware.memory)
 
@@ -167,7 +168,9 @@ def training_answers(
         "capacity_bytes": round(hardware.memory),
         "fits": need <= hardware.memory,
         "shortfall_bytes": max(0, round(need - hardware.memory)),
-        "largest_micro_batch": largest_micro_batch(model, plan, work.seq, precision, engine, hardware).largest,
+        "largest_micro_batch": largest_micro_batch(
+            model, plan, work.seq, precision, engine, hardware, work.lora
+        ).largest,
         "longest_sequence": longest_sequence(model, plan, work, precision, engine, hardware).largest,
     }
     try:

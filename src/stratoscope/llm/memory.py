@@ -157,7 +157,7 @@ def cache_bytes(model: ModelSpec, batch: Num, tokens: Num, tp: Num, pp: Num, kv_
     held: Num = 0.0
     for layer, count in model.groups:
         mixer = layer.mixer
-        if isinstance(mixer, Attention):
+        if isinstance(mixer, Attention) and mixer.causal:
             seen = paged if mixer.window is None else np.minimum(paged, float(mixer.window))
             split = np.minimum(np.asarray(tp, dtype=float), float(mixer.kv_heads))
             held = held + count * seen * mixer.cache_elements_per_token / split * kv_size

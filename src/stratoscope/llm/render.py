@@ -174,6 +174,8 @@ def hardware_lines(table: HardwareTable, device: HardwareSpec | None) -> list[st
     figures["scale-up latency, us"] = (device.scale_up.latency_s, 1e-6)
     if device.scale_out is not None:
         figures["scale-out bandwidth per direction, GB/s"] = (device.scale_out.bandwidth_bytes_per_s, 1e9)
+    if device.host_bytes_per_s is not None:
+        figures["host link per direction, GB/s"] = (device.host_bytes_per_s, 1e9)
     if device.tdp_w is not None:
         figures["power, W"] = (device.tdp_w, 1.0)
     sources = table.sources

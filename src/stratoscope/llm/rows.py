@@ -81,6 +81,12 @@ class Row(Value):
 
 @cache
 def shipped_rows() -> tuple[Row, ...]:
-    """All rows that ship with the project; parsed once."""
+    """All rows that ship with the project; parsed once. Lines without a suite say what differs from the one before."""
     text = resources.files("stratoscope.llm").joinpath("data/rows.jsonl").read_text(encoding="utf-8")
-    return tuple(Row.model_validate(json.loads(line)) for line in text.splitlines() if line)
+    rows: list[Row] = []
+    fields: dict[str, Any] = {}
+    for line in filter(None, text.splitlines()):
+        given = json.loads(line)
+        fields = given if "suite" in given else {**fields, **given}
+        rows.append(Row.model_validate(fields))
+    return tuple(rows)

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from pydantic import Field
 
 from stratoscope.llm.base import LlmError, Value
+from stratoscope.llm.economics import price_nodes
 from stratoscope.llm.infer import Deployment
 from stratoscope.llm.memory import PAGE_TOKENS, cache_bytes, serving_parts
 from stratoscope.llm.plan import Generation
-from stratoscope.llm.report import Total, total
+from stratoscope.llm.report import Total, node_of, total
 
 
 class Service(Value):
@@ -50,6 +51,14 @@ class ServiceReport(Value):
     peak_cache_share: float
     cache_tokens: int
     level: str
+    bound: str = ""  # of the median decode step
+    ttft_p50_low_s: float | None = None
+    ttft_p50_high_s: float | None = None
+    ttft_p99_low_s: float | None = None
+    ttft_p99_high_s: float | None = None
+    device_s_per_million_tokens: float | None = None
+    joule_per_token: float | None = None
+    dollar_per_million_tokens: float | None = None
 
 
 @dataclass
@@ -112,7 +121,7 @@ def cache_capacity(deployment: Deployment, service: Service) -> int:
     return int(free // each) * length
 
 
-def _tables(deployment: Deployment, service: Service) -> _Tables:
+def _tables(deployment: Deployment, service: Service, slower: float) -> _Tables:
     batches = np.unique(np.round(np.geomspace(1, service.max_batch, 24)))
     low, high = float(service.prompt), float(service.prompt + service.output)
     short = np.array([float(np.max(deployment.decode(int(n), low).time)) for n in batches])
@@ -120,25 +129,27 @@ def _tables(deployment: Deployment, service: Service) -> _Tables:
     chunks = np.unique(np.round(np.geomspace(1, service.chunk_tokens, 16)))
     prefill = np.array([float(np.max(deployment.prefill(1, float(n)).time)) for n in chunks])
     # a mixed step reads the weights once: what a one-token pass costs is already in its decode
-    return _Tables(batches, short, (long - short) / max(high - low, 1.0), chunks, prefill, float(prefill[0]), low)
+    slope = slower * (long - short) / max(high - low, 1.0)
+    return _Tables(batches, slower * short, slope, chunks, slower * prefill, slower * float(prefill[0]), low)
 
 
-def simulate(deployment: Deployment, service: Service) -> ServiceReport:
+def simulate(deployment: Deployment, service: Service, *, slower: float = 1.0) -> ServiceReport:
     """Runs `service.requests` arrivals through the engine; the first tenth warms up and is not counted.
 
     Data-parallel replicas share the arrivals evenly. `stable` is false when the queue grows through the run: the rate
-    is beyond what the deployment sustains.
+    is beyond what the deployment sustains. `slower` multiplies the time of every step.
     """
     replicas = deployment.plan.dp
     if replicas > 1:
         alone = replace(deployment, plan=deployment.plan.model_copy(update={"dp": 1}))
-        one = simulate(alone, service.model_copy(update={"rate_per_s": service.rate_per_s / replicas}))
+        share = service.model_copy(update={"rate_per_s": service.rate_per_s / replicas})
+        one = simulate(alone, share, slower=slower)
         whole = {
             name: getattr(one, name) * replicas for name in ("rate_per_s", "completed_per_s", "output_tokens_per_s")
         }
         return one.model_copy(update=whole)
     capacity = cache_capacity(deployment, service)
-    tables = _tables(deployment, service)
+    tables = _tables(deployment, service, slower)
     generator = np.random.default_rng(service.seed)
     arrivals = np.cumsum(generator.exponential(1.0 / service.rate_per_s, service.requests))
     hit = int(service.prompt * service.prefix_hit)
@@ -191,7 +202,8 @@ def _summary(
     offered = len(counted) / float(arrivals[-1] - arrivals[service.requests // 10])
     half = len(first) // 2
     grows = float(np.median(first[half:])) > 3.0 * float(np.median(first[:half])) + 10.0 * float(per_token.min())
-    middle: Total = total(deployment.decode(max(1, round(mean_batch)), float(service.prompt)).terms)
+    terms = deployment.decode(max(1, round(mean_batch)), float(service.prompt)).terms
+    middle: Total = total(terms)
     low, high = float(np.max(middle.low / middle.time)), float(np.max(middle.high / middle.time))
     typical = float(np.median(per_token))
     return ServiceReport(
@@ -209,7 +221,65 @@ def _summary(
         peak_cache_share=min(1.0, peak_used),
         cache_tokens=capacity,
         level=deployment.efficiency.level,
+        bound=node_of("decode step", terms).bound,
     )
+
+
+def with_interval(
+    deployment: Deployment, service: Service, report: ServiceReport, price: float | None = None
+) -> ServiceReport:
+    """The report with times to the first token at the ends of the step's interval, and the cost of its tokens.
+
+    Queueing is not linear, so the load is run again with every step at the low and at the high end. Tokens cost the
+    time of all devices, busy or waiting; `price` is in dollars per device and hour.
+    """
+    at = service.model_copy(update={"rate_per_s": report.rate_per_s})
+    ends = [report.tpot_low_s / report.tpot_p50_s, report.tpot_high_s / report.tpot_p50_s]
+    fast, slow = (simulate(deployment, at, slower=factor) for factor in ends)
+    world = deployment.plan.world
+    seconds = 1.0 / report.output_tokens_per_s
+    nodes = price_nodes(deployment.efficiency.hardware, world, Total(seconds, seconds, seconds), 1.0, busy=0.6)
+    spent = nodes["device_s_per_million_tokens"].value
+    return report.model_copy(
+        update={
+            "ttft_p50_low_s": fast.ttft_p50_s, "ttft_p50_high_s": slow.ttft_p50_s, "ttft_p99_low_s": fast.ttft_p99_s,
+            "ttft_p99_high_s": slow.ttft_p99_s, "device_s_per_million_tokens": spent,
+            "joule_per_token": nodes["joule_per_token"].value if "joule_per_token" in nodes else None,
+            "dollar_per_million_tokens": None if price is None else spent * price / 3600.0,
+        }
+    )  # fmt: skip
+
+
+def saturated(deployment: Deployment, prompt: int, output: int) -> tuple[float, Total]:
+    """The batch and the output tokens per second of a service that is never idle: all requests wait at its door.
+
+    Each request costs its share of `output` decode steps and a prefill that shares its pass with others; the batch is
+    the one, of those whose cache fits beside the weights, that serves most. Raises LlmError where none fits.
+    """
+    engine, hardware = deployment.engine, deployment.efficiency.hardware
+    together = max(1, (engine.prefill_token_budget or prompt) // prompt)
+    pre = deployment.prefill(together, float(prompt))
+    work = Generation(batch=1, prompt=prompt, output=output)
+    best: tuple[float, Total] | None = None
+    for count in np.unique(np.round(2 ** np.arange(0, 12.01, 0.25))).astype(int):
+        parts = serving_parts(
+            deployment.model, deployment.plan, work, deployment.precision, engine,
+            prefill_tokens=float(together * prompt), batch=float(count),
+        )  # fmt: skip
+        held = {name: float(np.max(value)) for name, value in parts.items()}
+        free = hardware.memory - (sum(held.values()) - held["cache"])
+        if held["cache"] > (engine.kv_preallocated_fraction or 1.0) * free:
+            break
+        step = deployment.decode(int(count), prompt + output / 2)
+        middle, fast, slow = (
+            count * output / (output * float(np.max(decode)) + count * float(np.max(prefill)) / together)
+            for decode, prefill in ((step.time, pre.time), (step.low, pre.low), (step.high, pre.high))
+        )
+        if best is None or middle > float(best[1].time):
+            best = float(count), Total(middle, slow, fast)
+    if best is None:
+        raise LlmError(f"{deployment.model.name}: no request of {prompt + output} tokens fits on {hardware.name}")
+    return best
 
 
 def highest_rate(

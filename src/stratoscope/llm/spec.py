@@ -154,6 +154,11 @@ class ModelSpec(Value):
         return tuple(groups.items())
 
     @property
+    def generates(self) -> bool:
+        """Whether it makes one token after another: no layer looks ahead."""
+        return all(layer.mixer is None or layer.mixer.causal for layer in self.layers)
+
+    @property
     def learned_positions(self) -> bool:
         """Whether positions are rows of a table, so that no sequence can be longer."""
         return any(name.endswith("positions") for name, _ in self.extra_params) and self.family != "t5"

@@ -7,7 +7,7 @@ import numpy as np
 from stratoscope.llm.base import Num, UnsupportedError
 from stratoscope.llm.collectives import collective, group
 from stratoscope.llm.efficiency import Cost, Efficiency
-from stratoscope.llm.ops import Formats, Op, Phase, Shape, backward_ops, head_ops, layer_ops
+from stratoscope.llm.ops import Formats, Op, Phase, Shape, backward_ops, gemm, head_ops, layer_ops
 from stratoscope.llm.plan import Engine, Precision
 from stratoscope.llm.report import Term
 from stratoscope.llm.spec import Attention, Layer, MixtureOfExperts, ModelSpec, StateSpace
@@ -71,8 +71,6 @@ def check_supported(model: ModelSpec) -> None:
     """Raises UnsupportedError for models whose time this module does not compute."""
     if any(layer.cross is not None for layer in model.layers):
         raise UnsupportedError(f"{model.name}: time of encoder-decoder models is not modelled, only their size")
-    if model.vocab == 0:
-        raise UnsupportedError(f"{model.name}: time of image models is not modelled, only their size")
 
 
 def reduces_per_layer(layer: Layer) -> int:
@@ -162,8 +160,11 @@ def ends(
     model: ModelSpec, shape: Shape, formats: Formats, efficiency: Efficiency, head_tokens: Num | None
 ) -> list[Term]:
     """Embedding look-up and language-model head."""
-    lookup = Op("embedding", "stream", 0.0, 2.0 * shape.tokens * model.hidden * formats.activation)
-    out = [term("head", lookup, efficiency)]
+    entry = Op("embedding", "stream", 0.0, 2.0 * shape.tokens * model.hidden * formats.activation)
+    patches = dict(model.extra_params).get("patch embedding")
+    if patches is not None:  # an image: each token is a patch times a matrix
+        entry = gemm("patch embedding", shape.tokens, float(patches // model.hidden), float(model.hidden), formats)
+    out = [term("head", entry, efficiency)]
     tokens = shape.tokens if head_tokens is None else head_tokens
     if (
         shape.phase != "train" and model.lm_head

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from stratoscope.llm.base import Num
 from stratoscope.llm.collectives import Group, collective, group, point_to_point
 from stratoscope.llm.efficiency import Efficiency
+from stratoscope.llm.offload import offloaded_optimizer
 from stratoscope.llm.ops import Formats, Op, Shape, gemm, layer_ops
 from stratoscope.llm.plan import Engine, Lora, Precision
 from stratoscope.llm.report import Term, Total, total
@@ -52,6 +53,7 @@ class Split:
     replicas: Num = 1.0
     sequence_parallel: bool = False
     recompute: str = "none"
+    offload: bool = False  # optimizer states in the host's memory
     outward: tuple[str, ...] = ("tp", "cp", "dp", "pp")  # placement, from neighbours outwards
 
     def stride(self, *axes: str) -> Num:
@@ -124,11 +126,16 @@ def step_time(
     # forward and backward, each chunk of the interleaved schedule; the wait is not hidden behind compute
     pipeline = np.where(pp > 1, 2.0 * hops.time * at.vpp * (m + (pp - 1.0) / at.vpp), 0.0)
     gradients, exposed = _data_parallel(model, at, formats, precision, engine, efficiency, m * slowest, lora)
-    optimizer = _optimizer(model, at, precision, efficiency, lora)
+    if at.offload:
+        hidden, world = total(backward).time * slow_share, at.tp * at.cp * at.pp * at.dp
+        optimizer = offloaded_optimizer(_updated_params(model, at, lora), world, hidden, efficiency)
+    else:
+        optimizer = _optimizer(model, at, precision, efficiency, lora)
     time = m * slowest + bubble + pipeline + exposed + optimizer.time
     compute = total(forward + backward)
-    low = compute.low / compute.time * (m * slowest + bubble) + 0.9 * pipeline + 0.8 * exposed + 0.8 * optimizer.time
-    high = compute.high / compute.time * (m * slowest + bubble) + 1.3 * pipeline + 1.3 * exposed + 1.3 * optimizer.time
+    least, most = (0.5, 2.0) if at.offload else (0.8, 1.3)
+    low = compute.low / compute.time * (m * slowest + bubble) + 0.9 * pipeline + 0.8 * exposed + least * optimizer.time
+    high = compute.high / compute.time * (m * slowest + bubble) + 1.3 * (pipeline + exposed) + most * optimizer.time
     return StepTime(
         Total(time, low, high), forward, backward, bubble, pipeline, gradients, exposed, optimizer, m, slow_share
     )
@@ -246,7 +253,8 @@ def _data_parallel(
     return out, exposed + taken * (time - exposed)
 
 
-def _optimizer(model: ModelSpec, at: Split, precision: Precision, efficiency: Efficiency, lora: Lora | None) -> Term:
+def _updated_params(model: ModelSpec, at: Split, lora: Lora | None) -> Num:
+    """Parameters that the optimizer of one rank updates."""
     dense, experts, embedding = rank_params(model, at.tp, at.ep, at.pp)
     own = dense + embedding
     if at.zero >= 1:
@@ -256,17 +264,28 @@ def _optimizer(model: ModelSpec, at: Split, precision: Precision, efficiency: Ef
     if lora is not None:
         shard = at.dp * at.cp / at.replicas if at.zero >= 1 else 1.0
         params = lora_params(model, lora) / (at.tp * at.pp) / shard
-    nbytes = ADAM_BYTES.get(precision.weights, 42.0) * params
+    return params
+
+
+def _optimizer(model: ModelSpec, at: Split, precision: Precision, efficiency: Efficiency, lora: Lora | None) -> Term:
+    nbytes = ADAM_BYTES.get(precision.weights, 42.0) * _updated_params(model, at, lora)
     return term("optimizer", Op("Adam", "stream", 0.0, nbytes, kernels=10.0), efficiency)
 
 
-def training_flops(model: ModelSpec, seq: int, global_batch: int, recompute: str) -> tuple[float, float]:
+def training_flops(
+    model: ModelSpec, seq: int, global_batch: int, recompute: str, lora: Lora | None = None
+) -> tuple[float, float]:
     """Model FLOPs and executed FLOPs of one step, by the convention of MFU and HFU.
 
     Model FLOPs are three forward passes with the whole score matrix (arXiv 2204.02311 app. B, 2205.05198 app. A);
-    executed ones add the recomputed forward (full) or its attention core (selective).
+    executed ones add the recomputed forward (full) or its attention core (selective). Under adapters the frozen
+    matrices take no weight gradient: that third of their work is no model FLOP, three passes of the adapters are.
     """
     forward = model.forward_flops(seq, causal_skips=False) * global_batch
+    if lora is not None:
+        core = forward - model.forward_flops(1, causal_skips=False) * seq * global_batch
+        useful = 2.0 * forward + core + 6.0 * lora_params(model, lora) * seq * global_batch
+        return useful, useful + {"none": 0.0, "selective": core, "full": forward}[recompute]
     if recompute == "full":
         head = 2.0 * seq * model.vocab * (model.embedding_dim or model.hidden) * global_batch if model.lm_head else 0.0
         return 3.0 * forward, 4.0 * forward - head

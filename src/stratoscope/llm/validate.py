@@ -22,10 +22,19 @@ from stratoscope.llm.memory import peak, serving_parts, training_memory, trainin
 from stratoscope.llm.plan import Engine, Generation, ParallelPlan, Precision, TrainStep, find_engine
 from stratoscope.llm.report import Total, widen
 from stratoscope.llm.rows import Row, shipped_rows
+from stratoscope.llm.serve import saturated
 from stratoscope.llm.train import step_time
 
-KINDS = {"C1": "train", "C3": "train", "C13": "infer", "C14": "infer"}
+KINDS = {
+    "C1": "train", "C3": "train", "M1": "train", "C13": "infer", "C13-large": "infer", "C14": "infer",
+    "C14-late": "infer", "C14-ttft": "infer", "T1": "infer",
+}  # fmt: skip
 TITLES = {
+    "M1": "llm-foundry MPT on A100 and H100, fully sharded, iteration time",
+    "C13-large": "FasterTransformer GPT-89B to 530B, up to 32 devices, total latency",
+    "C14-late": "TensorRT-LLM 0.5 to 0.8 on H100, H200, L40S and A100, static batch, output tokens/s",
+    "C14-ttft": "TensorRT-LLM 0.5 to 0.8, time to first token of one request",
+    "T1": "TensorRT-LLM 1.0 on H100, H200 and B200, dense models, most output tokens/s",
     "C1": "Megatron-LM weak scaling, iteration time (arXiv 2104.04473)",
     "C3": "Korthikanti tab. 5, iteration time (arXiv 2205.05198)",
     "C3-fig1": "Korthikanti fig. 1, memory by the authors' formula",
@@ -119,6 +128,8 @@ def predict(row: Row, level: Level = "prior", error: float = 1.0) -> Prediction:
         return _training_row(row, device, error)
     if row.metric in ("latency_s", "output_tokens_per_s_per_gpu"):
         return _inference_row(row, device, error)
+    if row.metric == "max_output_tokens_per_s":
+        return _saturated_row(row, device, error)
     if row.kind == "memory":
         return _memory_row(row, device, engine_of(row))
     raise UnsupportedError(f"row {row.id}: no prediction for metric {row.metric!r}")
@@ -144,7 +155,7 @@ def _plans(row: Row) -> Iterable[tuple[ParallelPlan, TrainStep]]:
 
 def _training_row(row: Row, device: Efficiency, error: float) -> Prediction:
     """The step time; where the table leaves the schedule open, that of the fastest schedule that fits in memory."""
-    engine, model = engine_of(row), row.model.spec()
+    engine, model = engine_of(row), row.model.spec(max(2048, int(row.workload["seq"])))
     precision = Precision.preset(row.dtype["weights"])
     best: Total | None = None
     options = list(_plans(row))
@@ -172,6 +183,13 @@ def _inference_row(row: Row, device: Efficiency, error: float) -> Prediction:
     tokens = float(row.workload["batch"]) * float(row.workload["output"]) / float(row.hardware["count"])
     time, low, high = (float(np.max(part)) for part in (whole.time, whole.low, whole.high))
     return Prediction(row, tokens / time, tokens / high, tokens / low)
+
+
+def _saturated_row(row: Row, device: Efficiency, error: float) -> Prediction:
+    plan = ParallelPlan(tp=int(row.parallel["tp"]), pp=int(row.parallel["pp"]))
+    deployment = Deployment(row.model.spec(), plan, Precision.preset(row.dtype["weights"]), engine_of(row), device)
+    _, rate = saturated(deployment, int(row.workload["input"]), int(row.workload["output"]))
+    return _prediction(row, widen(rate, error))
 
 
 def generation_of(row: Row) -> Generation:
