@@ -3,9 +3,12 @@
     python benchmarks/harness_overhead.py [--rounds 30] [--seconds 0.5] [--peer-python PYTHON] [--json FILE]
 
 Every round runs, in random order in one process on one loaded session, a bare loop and the single-stream scenario,
-for about as many queries each. The time of a query is (end - start) / queries of the whole loop, so that nothing
-between two queries is left out. Printed: the added cost per query as the median of the paired differences with its 95 %
-interval, also as a share of the bare query. With --peer-python, optimum-benchmark measures the same SqueezeNet in that
+for about as many queries each, in one and the same thread: a session's buffers are a thread's own, and where they fall
+in the caches changes a model's time by a percent. The time of a query is (end - start) / queries of the whole loop, so
+that nothing between two queries is left out. Printed: the added cost per query as the median of the paired differences
+with its 95 % interval, also as a share of the bare query; and, from rounds of their own, the part of it that lies
+outside the calls (clock readings around every call, whose own cost is taken off), which the noise of the model does not
+blur. With --peer-python, optimum-benchmark measures the same SqueezeNet in that
 environment (benchmarks/peers/requirements.txt), in turns with ours, one thread each.
 """
 
@@ -18,9 +21,11 @@ import random
 import subprocess
 import tempfile
 import time
+from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,10 +34,11 @@ from stratoscope.backends.registry import get_backend
 from stratoscope.host.lock import measurement_lock
 from stratoscope.measure.inputs import make_inputs
 from stratoscope.measure.load import run_load
+from stratoscope.measure.waiting import start_lasting
 from stratoscope.models.resolve import resolve
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.scenario import ScenarioManifest
-from stratoscope.stats.bootstrap import interval, paired_difference
+from stratoscope.stats.bootstrap import estimate, interval, paired_difference
 
 HERE = Path(__file__).resolve().parent
 
@@ -45,12 +51,43 @@ def bare_loop(calls: list[Callable[[], Any]], queries: int) -> float:
     return (time.perf_counter_ns() - start) / queries * 1e-9
 
 
+def in_lasting_thread(job: Callable[[], float]) -> float:
+    """The result of a job in the thread that LoadGen's runs are called from, too."""
+    results: list[float] = []
+    start_lasting(lambda: results.append(job())).wait()
+    return results[0]
+
+
 def harness(session: Session, model: LoadableModel, seconds: float) -> tuple[float, int]:
     """Seconds a query of the single-stream scenario, from the first issue to the last completion, and its queries."""
     scenario = ScenarioManifest(min_duration_s=seconds, min_queries=64, warmup_s=0.0, warmup_queries=3)
     samples = run_load(session, model, scenario).samples
     first, last = samples["scheduled_ns"].min(), samples["completed_ns"].max()
     return (last - first) / samples.height * 1e-9, samples.height
+
+
+def outside_calls(session: Session, model: LoadableModel, seconds: float) -> float:
+    """Seconds a query of the single-stream scenario that are not spent in the session's calls."""
+    clock, inside_ns = time.perf_counter_ns, array("q")
+    readings = [clock() for _ in range(10_000)]
+    reading_ns = (readings[-1] - readings[0]) / (len(readings) - 1)
+
+    def bind(feeds: Any) -> Callable[[], object]:
+        call = session.bind(feeds)
+
+        def timed() -> object:
+            start = clock()
+            result = call()
+            inside_ns.append(clock() - start)
+            return result
+
+        return timed
+
+    scenario = ScenarioManifest(min_duration_s=seconds, min_queries=64, warmup_s=0.0, warmup_queries=3)
+    samples = run_load(cast(Session, SimpleNamespace(bind=bind)), model, scenario).samples
+    whole_ns = samples["completed_ns"].max() - samples["scheduled_ns"].min()
+    inside = np.array(inside_ns[-samples.height :]).sum()  # the warm-up's calls come before
+    return ((whole_ns - inside) / samples.height - reading_ns) * 1e-9
 
 
 def compare(
@@ -64,11 +101,12 @@ def compare(
     plain = [lambda feeds=feeds: session.run(feeds) for feeds in inputs]
     queries = max(64, int(seconds / bare_loop(calls, 64)))
     order = random.Random(0)
-    results: dict[str, list[float]] = {"bound": [], "run": [], "harness": []}
+    results: dict[str, list[float]] = {"bound": [], "run": [], "harness": [], "outside": []}
     arms: dict[str, Callable[[], float]] = {
-        "bound": lambda: bare_loop(calls, queries),
-        "run": lambda: bare_loop(plain, queries),
+        "bound": lambda: in_lasting_thread(lambda: bare_loop(calls, queries)),
+        "run": lambda: in_lasting_thread(lambda: bare_loop(plain, queries)),
         "harness": lambda: harness(session, model, seconds)[0],
+        "outside": lambda: outside_calls(session, model, seconds),
     }
     for _ in range(rounds):
         for arm in order.sample(list(arms), k=len(arms)):
@@ -76,6 +114,7 @@ def compare(
     session.close()
     bare, ours = np.array(results["run"]), np.array(results["harness"])
     added = paired_difference(ours, bare, "s")
+    outside = estimate(results["outside"], "s")
     query = float(np.median(bare))
     row = {
         "case": name,
@@ -84,6 +123,8 @@ def compare(
         "harness_us": 1e6 * float(np.median(ours)),
         "added_us": 1e6 * added.require(),
         "added_us_ci": [1e6 * end for end in (added.ci_low, added.ci_high) if end is not None],
+        "outside_us": 1e6 * outside.require(),
+        "outside_us_ci": [1e6 * end for end in (outside.ci_low, outside.ci_high) if end is not None],
         "share_percent": 100 * added.require() / query,
         "share_percent_ci": [100 * end / query for end in (added.ci_low, added.ci_high) if end is not None],
         "rounds": rounds,
@@ -93,7 +134,8 @@ def compare(
     print(
         f"{name:28} bare {row['bare_us']:9.2f} us  ours {row['harness_us']:9.2f} us  added {row['added_us']:6.2f} us "
         f"[{row['added_us_ci'][0]:.2f}, {row['added_us_ci'][1]:.2f}]  = {row['share_percent']:5.2f} % "
-        f"[{low:.2f}, {high:.2f}]"
+        f"[{low:.2f}, {high:.2f}]  outside the calls {row['outside_us']:5.2f} us "
+        f"[{row['outside_us_ci'][0]:.2f}, {row['outside_us_ci'][1]:.2f}]"
     )
     return row
 
