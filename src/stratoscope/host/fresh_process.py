@@ -1,4 +1,4 @@
-"""Questions to a fresh Python process: a module is run, reads a request as JSON, and answers as JSON."""
+"""Questions to a fresh Python process: a module is run, reads a request as JSON, and answers as JSON; and its end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from stratoscope.errors import StratoscopeError
@@ -50,6 +51,19 @@ def ask(
     if "error" in reply:
         raise error(f"{what}: {reply['error']}")
     return dict(reply)
+
+
+def end_child(process: subprocess.Popen[Any], patience_s: float = 5.0) -> None:
+    """Closes a child's pipes, which tells it to end, and kills it where it does not within `patience_s` seconds."""
+    for stream in (process.stdin, process.stdout):
+        if stream is not None and not stream.closed:
+            with suppress(BrokenPipeError):  # it is gone already
+                stream.close()
+    try:
+        process.wait(timeout=patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def answer(handle: Callable[[dict[str, Any]], Mapping[str, Any]]) -> int:

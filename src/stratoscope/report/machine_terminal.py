@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +12,7 @@ from stratoscope.host.roofs import Roof, Roofs
 from stratoscope.report import format as fmt
 from stratoscope.report import machine_words as words
 from stratoscope.report import wording
+from stratoscope.report.terminal import plain_table
 from stratoscope.spec.machine import MachineRecord
 from stratoscope.stats.quantity import Quantity
 
@@ -103,18 +103,7 @@ def _method(roof: Roof) -> str:
 
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], caption: str | None = None) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption=caption,
-        caption_justify="left",
-        caption_style="dim",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        header_style="dim",
-    )
+    table = plain_table(title, caption)
     for name in head:
         table.add_column(name, justify="left" if name in _WORDS else "right", overflow="fold")
     for row in rows:

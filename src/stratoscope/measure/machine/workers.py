@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
+from stratoscope.host.fresh_process import end_child
 from stratoscope.measure.machine.probe import Prepared, ProbeUnavailable, Repeat, Setting
 
 #: Libraries that a worker knows, in the order in which they are measured, with the memory that one takes.
@@ -104,17 +105,7 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process; may be called twice."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None and not stream.closed:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    continue  # the worker is gone already
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_child(self._process)
         self._errors.close()
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ import time
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
+from stratoscope.host.fresh_process import end_child
 from stratoscope.spec.performance import Environment, PartStatus
 
 #: Longest wait for an answer: a library may compile a part for a while; a sample takes far less.
@@ -131,17 +132,7 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process; may be called twice."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None and not stream.closed:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    continue  # the worker is gone already
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_child(self._process)
         self._errors.close()
         self._folder.cleanup()
 
