@@ -4,9 +4,9 @@
 
 For each model: `stratoscope bench fill` for --fill seconds (coverage stands beside each ratio), then
 `stratoscope advise` with one thread on each back end. Advice is tried on ONNX Runtime only. The results are written
-after each model, so that a run that is cut off keeps what it has; with --update what is not measured anew stays. With
---docs the tables replace what stands between `<!-- advise_zoo -->` and `<!-- end -->` on that page. Exit code 1 where a
-bound is above the measured time by more than their intervals.
+after each model, so that a run that is cut off keeps what it has; after more layers were benchmarked, --recompute makes
+the bounds of the stored runs anew. With --docs the tables replace what stands between `<!-- advise_zoo -->` and
+`<!-- end -->` on that page. Exit code 1 where a bound is above the measured time by more than their intervals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stratoscope.explain.bounds.calls import best_calls
+from stratoscope.explain.bounds.model import model_bounds
+from stratoscope.host.capture import capture_hardware
+from stratoscope.improve.placing import placed_layers
+from stratoscope.improve.roofs import machine_roofs
+from stratoscope.improve.variants import Variant
+from stratoscope.models.resolve import resolve
+from stratoscope.spec.options import BackendOptions
+from stratoscope.spec.performance import Environment
 from stratoscope.spec.record import RunRecord
+from stratoscope.store.performance import PerformanceDatabase
+from stratoscope.store.store import Store
 
 MODELS = "squeezenet,shufflenet,alexnet,zfnet512,inception_v1,inception_v2,resnet50,densenet121,vgg19"
 BACKENDS = "onnxruntime,pytorch,openvino"
@@ -66,6 +77,30 @@ def advise(model: str, backend: str, budget: float, predict: float) -> Row | Non
         if not stratoscope(*command):
             return None
         return row(model, backend, RunRecord.model_validate(json.loads(file.read_text())))
+
+
+def recomputed(models: list[str], backends: list[str]) -> list[Row]:
+    """The newest run of each, its bounds made anew from all library calls known by now; nothing is measured."""
+    environment = Environment.of(capture_hardware())
+    with PerformanceDatabase() as database:
+        calls = best_calls(database.find(environment=environment), 1)
+    machine = machine_roofs(1, None)
+    rows: list[Row] = []
+    with Store.open() as store:
+        for model in models:
+            for backend in backends:
+                runs = (store.get(one.id) for one in store.list(model=model, backend=backend))
+                record = next((one for one in runs if one.advice is not None and one.profile is not None), None)
+                if record is None or record.advice is None or record.profile is None:
+                    print(f"{model} on {backend}: there is no run with advice", file=sys.stderr)
+                    continue
+                original = Variant(resolve(model), backend, BackendOptions.model_validate(record.advice.options))
+                placed = placed_layers(original, record.profile)
+                found = model_bounds(record.profile, placed, machine, calls, workers=1)
+                section = record.advice.model_copy(update={"bounds": found.bounds, "layers": found.layers})
+                one = row(model, backend, record.model_copy(update={"advice": section}))
+                rows += [one] if one is not None else []
+    return rows
 
 
 def row(model: str, backend: str, record: RunRecord) -> Row | None:
@@ -111,13 +146,6 @@ def row(model: str, backend: str, record: RunRecord) -> Row | None:
     }
 
 
-def replaced(rows: list[Row], found: Row) -> list[Row]:
-    """The rows with `found` in the place of the one of the same model and back end, or at the end."""
-    key = (found["model"], found["backend"])
-    old = next((place for place, one in enumerate(rows) if (one["model"], one["backend"]) == key), len(rows))
-    return [*rows[:old], found, *rows[old + 1 :]]
-
-
 def ratio(one: Row, key: str) -> float | None:
     """A bound over the measured time."""
     found = one["bounds"].get(key)
@@ -157,7 +185,7 @@ def mean(values: Iterable[float | None]) -> str:
     return f"{math.exp(sum(map(math.log, known)) / len(known)):.2f}" if known else "-"
 
 
-def tables(rows: list[Row], budget: float) -> str:
+def tables(rows: list[Row]) -> str:
     """The ratios by model and back end, and predicted against achieved."""
     backends = list(dict.fromkeys(one["backend"] for one in rows))
     by_place = {(one["model"], one["backend"]): one for one in rows}
@@ -184,9 +212,8 @@ def tables(rows: list[Row], budget: float) -> str:
     lines += [
         "",
         "Each cell: sequential and longest-chain library bound over the measured time, and the coverage of layers "
-        f"with a measured library call after at most {budget:.0f} s of `bench fill` a model; the others count as their "
-        f"roofline, which lowers the ratio, or, where their work is not known, as the "
-        "time that they take, which raises it. "
+        "with a measured library call; the others count as their roofline, which lowers the ratio, or, where their "
+        "work is not known, as the time that they take, which raises it. "
         f"Means are over models with a coverage of {LEAST_COVERAGE:.0%} or more. "
         f"Benanza's paper (MXNet, V100, 30 models): {paper}.",
         "",
@@ -205,6 +232,12 @@ def tables(rows: list[Row], budget: float) -> str:
                     f"| {one['model']} | {tried['key']} | {promised:.2f}x | {gained:.2f}x | {tried['status']} |"
                 )
     return "\n".join(lines)
+
+
+def write(output: Path, rows: list[Row]) -> None:
+    """Writes the figures."""
+    result = {"written_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}", "rows": rows}
+    output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def write_docs(page: Path, text: str) -> None:
@@ -226,21 +259,26 @@ def main() -> None:
     parser.add_argument("--predict", type=float, default=8.0, help="seconds of benchmarks for predictions a model")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/advise_zoo.json"))
     parser.add_argument("--docs", type=Path)
-    parser.add_argument("--update", action="store_true", help="keep the rows of --output that are not measured anew")
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="measure nothing: bounds of the newest runs, from all layers that were benchmarked since",
+    )
     arguments = parser.parse_args()
-    rows: list[Row] = json.loads(arguments.output.read_text())["rows"] if arguments.update else []
-    for model in arguments.models.split(","):
+    models, backends = arguments.models.split(","), arguments.backends.split(",")
+    rows: list[Row] = recomputed(models, backends) if arguments.recompute else []
+    for model in () if arguments.recompute else models:
         start = time.monotonic()
         if arguments.fill > 0:
             fill(model, arguments.fill)
-        for backend in arguments.backends.split(","):
+        for backend in backends:
             found = advise(model, backend, arguments.budget, arguments.predict)
             if found is not None:
-                rows = replaced(rows, found)
+                rows.append(found)
         print(f"{model}: {time.monotonic() - start:.0f} s", file=sys.stderr)
-        result = {"measured_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}", "fill_s": arguments.fill, "rows": rows}
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    text = tables(rows, arguments.fill)
+        write(arguments.output, rows)
+    write(arguments.output, rows)
+    text = tables(rows)
     print(text)
     if arguments.docs is not None:
         write_docs(arguments.docs, text)

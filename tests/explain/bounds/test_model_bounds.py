@@ -240,6 +240,16 @@ def test_bandwidth_is_that_of_the_level_that_holds_the_working_set() -> None:
     assert (far.limited_by, far.seconds) == ("memory", pytest.approx(moved / (20 * GIGA)))
 
 
+def test_what_fits_into_nearer_levels_moves_at_their_speed() -> None:
+    """Of a working set of 4 MB one is left in L2 by the layer before, and 3 come from memory."""
+    assert MACHINE.traffic_s(4e6, 4e6) == pytest.approx(1e6 / (200 * GIGA) + 3e6 / (20 * GIGA))
+    # In place each byte is read and written: twice the traffic within the same working set.
+    assert MACHINE.traffic_s(8e6, 4e6) == pytest.approx(2 * MACHINE.traffic_s(4e6, 4e6))
+    assert MACHINE.traffic_s(0.0, 0.0) == 0.0
+    small = Machine({}, (Level("L2", 1e6, 200 * GIGA),))
+    assert small.traffic_s(4e6, 4e6) == pytest.approx(4e6 / (200 * GIGA))  # nothing is known beyond
+
+
 def test_intervals_are_propagated_and_equal_layers_err_together() -> None:
     spread = tuple(float(one) for one in np.linspace(1.5e-3, 2.5e-3, 9))
     wide = FULL[0].model_copy(update={"samples_s": spread})

@@ -167,7 +167,8 @@ def _channels_last(facts: Facts) -> Iterator[Finding]:
 
 
 def _packed_linear(facts: Facts) -> Iterator[Finding]:
-    rows = facts.layers_of("Linear", "Gemm", "MatMul")
+    products = facts.layers_of("Linear", "Gemm", "MatMul")
+    rows = tuple(row for row in products if row.parameters.value != 0)  # of two activations nothing can be packed
     if facts.backend != "pytorch" or facts.options.execution != "eager" or facts.options.precision or not rows:
         return
     share = facts.share(rows)

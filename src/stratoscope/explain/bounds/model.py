@@ -209,7 +209,7 @@ def _conversion_s(one: Bounded, machine: Machine) -> float:
     """The least time of converting a layer's output: read once, written once."""
     layer = one.placed.layer
     size = sum(tensor.bytes or 0 for tensor in layer.outputs) if layer is not None else 0
-    return 2 * size / machine.level_of(2 * size).bandwidth_bytes_per_s
+    return machine.traffic_s(2 * size, 2 * size)
 
 
 def _layer_bound(one: Bounded, critical: bool) -> LayerBound:

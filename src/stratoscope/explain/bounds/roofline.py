@@ -40,6 +40,22 @@ class Machine:
                 return level
         return self.levels[-1]
 
+    def traffic_s(self, moved_bytes: float, working_set_bytes: float) -> float:
+        """The least time of moving bytes within a working set, as much of which as fits may be in the nearer levels.
+
+        What the layers before left in a nearer level is read from there, whatever the size of the whole: 6 MB beyond
+        an L2 of 1 MiB move faster than at the bandwidth of L3.
+        """
+        if working_set_bytes <= 0:
+            return 0.0
+        held, seconds = 0.0, 0.0
+        for level in self.levels:
+            capacity = working_set_bytes if level.capacity_bytes is None else level.capacity_bytes
+            here = max(0.0, min(working_set_bytes, capacity) - held)
+            held += here
+            seconds += here / working_set_bytes * moved_bytes / level.bandwidth_bytes_per_s
+        return seconds + (1 - held / working_set_bytes) * moved_bytes / self.levels[-1].bandwidth_bytes_per_s
+
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
@@ -56,8 +72,9 @@ def roofline(layer: Layer | None, authored: Sequence[Layer], own: Work | None, m
 
     Operations count valid taps only (`Work.flops_valid`): a kernel need not compute on padding. Traffic is the executed
     layer's own, so what fusion keeps inside counts nothing; where it is not known, the parameters of the authored
-    layers alone. Both are run at full speed at once: the larger of the two times is the bound. Views are free by an
-    explicit list, changes of layout likewise: no model asks for them.
+    layers alone. Outputs may take the place of inputs, so that the working set is the parameters and the larger of the
+    two. Arithmetic and traffic are run at full speed at once: the larger of the two times is the bound. Views are free
+    by an explicit list, changes of layout likewise: no model asks for them.
     """
     executed = authored if layer is None else (layer,)
     if executed and all(one.op in VIEWS or one.op in LAYOUT_CHANGES for one in executed):
@@ -75,8 +92,9 @@ def roofline(layer: Layer | None, authored: Sequence[Layer], own: Work | None, m
     compute_s = operations / peak if operations and peak is not None else 0.0
     if own is not None:
         moved = own.bytes_read + own.bytes_written + own.parameter_bytes
+        working_set = own.parameter_bytes + max(own.bytes_read, own.bytes_written)
     else:
-        moved = sum(work.parameter_bytes for work in known)
-    level = machine.level_of(moved)
-    memory_s = moved / level.bandwidth_bytes_per_s
+        moved = working_set = sum(work.parameter_bytes for work in known)
+    level = machine.level_of(working_set)
+    memory_s = machine.traffic_s(moved, working_set)
     return Roofline(compute_s, "compute") if compute_s >= memory_s else Roofline(memory_s, level.name)
