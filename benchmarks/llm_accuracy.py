@@ -26,9 +26,12 @@ import numpy as np
 
 from stratoscope.host.capture import capture_hardware, capture_software
 from stratoscope.llm.rows import Row, shipped_rows
-from stratoscope.llm.validate import validate
+from stratoscope.llm.validate import KINDS, validate
 
-SUITES = ("C1", "C3", "C13", "C14")
+SUITES = ("C1", "C3", "M1", "C13", "C13-large", "C14", "C14-late", "C14-ttft", "T1")
+# The peer's own device files and formats; what it has none for (H200, L40S, B200, fp8 and fp4) counts as a failure.
+PEER_DEVICES = {"A100-SXM-80": "a100-sxm-80gb", "A100-SXM-40": "a100-sxm-40gb", "H100-SXM": "h100-sxm-80gb"}
+PEER_FORMATS = {"fp16": "w16a16e16", "bf16": "w16a16e16"}
 PEER = ("llm-analysis==0.2.2", "fire", "termcolor")
 ROOT = Path(__file__).parents[1]
 
@@ -49,7 +52,7 @@ def peer_model(row: Row) -> object:
     model = row.model
     return ModelConfig(
         name=model.name, num_layers=model.layers, n_head=model.heads, hidden_dim=model.hidden,
-        vocab_size=model.vocab, max_seq_len=4096, num_key_value_heads=model.kv_heads, ffn_embed_dim=model.ffn,
+        vocab_size=model.vocab, max_seq_len=65536, num_key_value_heads=model.kv_heads, ffn_embed_dim=model.ffn,
     )  # fmt: skip
 
 
@@ -62,14 +65,17 @@ def analysis(row: Row, flops_efficiency: float) -> object:
         tp_size=int(plan["tp"]), pp_size=int(plan["pp"]), dp_size=int(plan.get("dp", 1)),
         sp_size=int(plan["tp"]) if plan.get("sp") else 1,
     )  # fmt: skip
+    device, formats = PEER_DEVICES[row.hardware["gpu"]], PEER_FORMATS[row.dtype["weights"]]
     return LLMAnalysis(
-        peer_model(row), get_gpu_config_by_name("a100-sxm-80gb"), get_dtype_config_by_name("w16a16e16"), parallel,
+        peer_model(row), get_gpu_config_by_name(device), get_dtype_config_by_name(formats), parallel,
         flops_efficiency=flops_efficiency, hbm_memory_efficiency=0.9,
     )  # fmt: skip
 
 
 def peer_inference(row: Row) -> float:
-    """Seconds, or tokens per second and device where the row asks for that."""
+    """Seconds, or tokens per second and device where the row asks for that; it has no service under load."""
+    if row.metric == "max_output_tokens_per_s":
+        raise NotImplementedError("continuous batching")
     work = row.workload
     result = analysis(row, 0.7).inference(  # type: ignore[attr-defined]
         batch_size_per_gpu=int(work["batch"]), seq_len=int(work["input"]), num_tokens_to_generate=int(work["output"])
@@ -86,10 +92,11 @@ def peer_training(row: Row) -> float:
 
     work, plan = row.workload, row.parallel
     mode = {"none": "NONE", "selective": "SELECTIVE", "full": "FULL"}[plan["recompute"]]
+    fused = str(row.engine["name"]).startswith("llm-foundry")
     result = analysis(row, 0.5).training(  # type: ignore[attr-defined]
         batch_size_per_gpu=int(work.get("micro_batch", 1)), global_batch_size=int(work["batch"]),
-        seq_len=int(work["seq"]), activation_recomputation=ActivationRecomputation[mode], flash_attn=False,
-        ds_zero=DSZeRO.NONE,
+        seq_len=int(work["seq"]), activation_recomputation=ActivationRecomputation[mode], flash_attn=fused,
+        ds_zero=DSZeRO.STAGE_3 if plan.get("zero") == 3 else DSZeRO.NONE,
     )  # fmt: skip
     return float(result["latency_per_iter"])
 
@@ -139,7 +146,7 @@ def main() -> None:
         rows = [row for row in shipped_rows() if row.suite == name]
         print(f"{name}: {ours[name].title}")
         print(line("stratoscope", ours[name].errors, len(ours[name].failures)))
-        theirs = peer_errors(rows, peer_training if name in ("C1", "C3") else peer_inference)
+        theirs = peer_errors(rows, peer_training if KINDS[name] == "train" else peer_inference)
         print(line("llm-analysis", *theirs))
         record[name] = {
             "title": ours[name].title, "stratoscope": figures(ours[name].errors, len(ours[name].failures)),

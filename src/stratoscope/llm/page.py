@@ -36,7 +36,8 @@ STYLE = (
     ".tree .name{min-width:11em}.break{overflow-wrap:anywhere}"
     "@media(max-width:700px){svg{font-size:20px}td,th{padding-right:.6em}.tree tr{display:grid;padding:.2em 0;"
     "grid-template-columns:1fr auto}.tree td,.tree th{padding:0 .6em 0 0}.tree .wide{grid-column:1/-1;color:#555}"
-    ".tree .fix~.fix{color:#555}}"
+    ".tree .fix~.fix{color:#555}.front tr{display:grid;grid-template-columns:repeat(3,1fr);padding:.2em 0;"
+    "border-bottom:1px solid #eee}.front .break{grid-column:1/-1}}"
 )
 
 
@@ -205,7 +206,7 @@ def pareto_plot(result: SearchResult) -> str:
     for at, plan in enumerate(plans):
         cells = "".join(f'<td class="fix">{escape(texts[at])}</td>' for _, texts in columns)
         rows += f'<tr>{cells}<td class="break">{escape(plan)}</td></tr>'
-    table = f"<table><tr>{head}<th>plan</th></tr>{rows}</table>" if rows else ""
+    table = f'<table class="front"><tr>{head}<th class="break">plan</th></tr>{rows}</table>' if rows else ""
     return scatter("Pareto front", points, "seconds", "tokens/s/device") + table
 
 
