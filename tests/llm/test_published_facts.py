@@ -56,7 +56,7 @@ def test_a_conversion_happens_once_before_each_product_and_once_for_both_of_its_
     products = [op for op in ops if op.kind == "gemm"]
     assert [op.quantize for op in products] == [op.m * op.k for op in products]
     static = layer_ops(LLAMA.layers[0], LLAMA, Shape("prefill", 1.0, 128.0, 128.0), formats, find_engine("generic"))
-    assert sum(op.name == "quantize" for op in static) == len(products)
+    assert sum(op.name.endswith("quantize") for op in static) == len(products)
 
 
 def test_fastertransformer_halves_a_batch_until_a_part_is_small_enough(a100: Efficiency) -> None:

@@ -306,7 +306,9 @@ def _quantized(op: Op, engine: Engine) -> list[Op]:
     if op.kind != "gemm" or engine.quantization == "dynamic" or not np.any(np.asarray(op.quantize) > 0):
         return [op]
     bare = replace(op, quantize=0.0)
-    return [bare] if engine.quantization == "fused" else [_stream("quantize", 3.0 * op.quantize), bare]
+    if engine.quantization == "fused":
+        return [bare]
+    return [_stream("ffn quantize" if op.name.startswith("ffn ") else "quantize", 3.0 * op.quantize), bare]
 
 
 def _fuse(ops: list[Op]) -> list[Op]:
