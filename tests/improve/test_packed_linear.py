@@ -9,7 +9,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from stratoscope.backends.pytorch.onnx_node import WithConstants  # noqa: E402
-from stratoscope.improve.torch_modules import REPLACEMENTS, PackedLinear  # noqa: E402
+from stratoscope.graph.signature import slug  # noqa: E402
+from stratoscope.improve.torch_modules import REPLACEMENTS, PackedLinear, linear_layers  # noqa: E402
+from stratoscope.measure.parts import layer_parts  # noqa: E402
+from stratoscope.spec.model import LoadableModel, ModelManifest  # noqa: E402
+from stratoscope.spec.options import BackendOptions  # noqa: E402
+from stratoscope.spec.record import LayerRow  # noqa: E402
+from stratoscope.stats.quantity import Quantity  # noqa: E402
 
 pytestmark = pytest.mark.torch
 #: float32 sums of 768 products in another order.
@@ -75,3 +81,26 @@ def test_a_product_with_a_stored_matrix_is_a_linear_layer_too() -> None:
     assert REPLACEMENTS["packed-linear"](WithConstants(torch.matmul, {0: matrix})) is None
     assert REPLACEMENTS["packed-linear"](WithConstants(torch.matmul, {1: torch.randn(3, 4, 5)})) is None
     assert REPLACEMENTS["packed-linear"](WithConstants(torch.add, {1: matrix})) is None
+
+
+def test_linear_modules_become_products_to_benchmark_by_their_names() -> None:
+    """A module's profile tells names and shapes of outputs: [2, 5, 33] are ten rows."""
+    module = torch.nn.Sequential(torch.nn.Linear(96, 33), torch.nn.ReLU(), torch.nn.Linear(33, 7, bias=False))
+    model = LoadableModel(ModelManifest(id="two"), module=module)
+    none = Quantity.unavailable("s", "not measured")
+    rows = [
+        LayerRow(
+            index=place, name=name, op=op, output_shape=shape, time=none,
+            flops=none, bytes=none, parameters=none, allocated=none,
+        )
+        for place, (name, op, shape) in enumerate(
+            [("0", "Linear", (2, 5, 33)), ("1", "ReLU", (2, 5, 33)), ("2", "Linear", (2, 5, 7))]
+        )
+    ]  # fmt: skip
+    graph, digests = linear_layers(model, BackendOptions(threads=1), rows)
+    assert set(digests) == {0, 2}
+    assert [slug(layer) for layer in graph.layers] == ["gemm_10x96x33_f32", "gemm_10x33x7_f32"]
+    assert [len(layer.inputs) for layer in graph.layers] == [3, 2]
+    parts = layer_parts(graph)
+    assert [one.part.digest for one in parts] == list(digests.values())
+    assert all(one.problem is None for one in parts)

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 import pytest
 
 from stratoscope.explain.advice.calibration import prediction_error
-from stratoscope.graph.ir import Layer, Tensor
+from stratoscope.graph.ir import Graph, Layer, Tensor
 from stratoscope.graph.signature import signature
 from stratoscope.improve import predict
 from stratoscope.improve.predict import Pairs, PartTimer, predict_by_calls, scaled_times, with_model_error
 from stratoscope.improve.variants import Variant
 from stratoscope.models.resolve import resolve
-from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.options import BackendOptions
 from stratoscope.spec.record import LayerRow, NoiseRecord, ProfileSection
 from stratoscope.stats.quantity import Quantity
 
 NONE = Quantity.unavailable("s", "not measured")
 CALL = ("pytorch", "eager", "NHWC")
+EMPTY = Graph("empty", {}, (), (), ())
 VARIANT = Variant(resolve("digits"), "onnxruntime", BackendOptions(threads=1))
 
 
@@ -132,7 +132,7 @@ def test_layers_that_become_other_calls_change_by_the_difference_of_both_benchma
     """What a benchmark alone does not see of a layer in place is in both of its times, and cancels."""
     section = profile({"pool": [5.0, 5.0], "conv": [10.0], "dense": [4.0]}, model_time=26.0)
     pairs = Pairs({"pool": (seconds(4.0), seconds(1.0)), "conv": (seconds(9.0), seconds(9.5))})
-    found = predict_by_calls(section, VARIANT.model, CALL, lambda model, call, digests: pairs)
+    found = predict_by_calls(section, EMPTY, CALL, lambda *_: pairs)
     after = 26.0 - 2 * 3.0 + 0.5
     assert found.require() == pytest.approx(26.0 / after)
     error = (2**2 * (0.4**2 + 0.1**2) + 0.9**2 + 0.95**2) ** 0.5
@@ -142,12 +142,12 @@ def test_layers_that_become_other_calls_change_by_the_difference_of_both_benchma
 def test_the_layers_that_take_the_most_are_benchmarked_first_and_views_never() -> None:
     asked: list[str] = []
 
-    def timer(model: LoadableModel, call: tuple[str, str, str], digests: Sequence[str]) -> Pairs:
+    def timer(graph: Graph, call: tuple[str, str, str], digests: Sequence[str]) -> Pairs:
         asked.extend(digests)
         return Pairs({})
 
     section = profile({"small": [1.0], "large": [9.0], "often": [3.0, 3.0, 4.0]}, model_time=20.0)
-    found = predict_by_calls(section, VARIANT.model, CALL, timer)
+    found = predict_by_calls(section, EMPTY, CALL, timer)
     assert asked == ["often", "large", "small"]
     assert "no layer could be benchmarked both ways" in (found.reason or "")
 
@@ -155,11 +155,25 @@ def test_the_layers_that_take_the_most_are_benchmarked_first_and_views_never() -
 def test_layers_left_for_lack_of_time_give_no_prediction_and_impossible_ones_stay() -> None:
     section = profile({"pool": [5.0], "other": [5.0]}, model_time=10.0)
     times = {"pool": (seconds(4.0), seconds(1.0))}
-    left = predict_by_calls(section, VARIANT.model, CALL, lambda *_: Pairs(times, frozenset({"other"})))
+    left = predict_by_calls(section, EMPTY, CALL, lambda *_: Pairs(times, frozenset({"other"})))
     assert left.value is None
     assert "50%" in (left.reason or "")
-    stays = predict_by_calls(section, VARIANT.model, CALL, lambda *_: Pairs(times))
+    stays = predict_by_calls(section, EMPTY, CALL, lambda *_: Pairs(times))
     assert stays.require() == pytest.approx(10.0 / 7.0)
+
+
+def test_layers_that_the_profile_does_not_know_are_those_that_they_are_said_to_stand_for() -> None:
+    section = profile({}, model_time=10.0, unknown=8.0)
+    pairs = Pairs({"dense": (seconds(6.0), seconds(2.0))})
+    asked: list[str] = []
+
+    def timer(graph: Graph, call: tuple[str, str, str], digests: Sequence[str]) -> Pairs:
+        asked.extend(digests)
+        return pairs
+
+    found = predict_by_calls(section, EMPTY, CALL, timer, {0: "dense"})
+    assert asked == ["dense"]
+    assert found.require() == pytest.approx(10.0 / 6.0)
 
 
 def test_the_interval_is_widened_by_how_far_predictions_missed() -> None:

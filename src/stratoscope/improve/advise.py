@@ -18,6 +18,8 @@ from stratoscope.explain.advice.rules import findings
 from stratoscope.explain.bounds.calls import Calls
 from stratoscope.explain.bounds.model import ModelBounds, model_bounds
 from stratoscope.explain.bounds.roofline import Machine
+from stratoscope.graph.ir import Graph
+from stratoscope.graph.onnx_reader import read_graph
 from stratoscope.host.capture import capture_hardware
 from stratoscope.host.lock import measurement_lock
 from stratoscope.improve.catalogue import GRAPH_REWRITES, GraphRewrite, load_for_rewrite, rewrite_graph, save_onnx
@@ -230,7 +232,7 @@ class _Advisor:
     def _predict(self, found: Finding) -> Quantity:
         change = found.change
         if change.calls is not None:
-            return self._predict_by_calls(found.key, change.calls)
+            return self._predict_by_calls(found.key, change, change.calls)
         if change.backend or change.modules or set(change.options) - {"graph_optimization"}:
             return Quantity.unavailable("1", "nothing here predicts it; it was tried", "prediction")
         if self.timer is None:
@@ -244,15 +246,28 @@ class _Advisor:
             return Quantity.unavailable("1", str(error), "prediction")
         return with_model_error(predicted, self.request.prediction_error)
 
-    def _predict_by_calls(self, key: str, call: tuple[str, str, str]) -> Quantity:
+    def _predict_by_calls(self, key: str, change: Change, call: tuple[str, str, str]) -> Quantity:
         if self.pairs is None:
             return Quantity.unavailable("1", "layers were not benchmarked", "prediction")
         self.report(f"advice: predicting {key}")
         try:
-            predicted = predict_by_calls(self.request.profile, self.request.model, call, self.pairs)
+            graph, known = self._layers_to_time(change)
+            predicted = predict_by_calls(self.request.profile, graph, call, self.pairs, known)
         except StratoscopeError as error:
             return Quantity.unavailable("1", str(error), "prediction")
         return with_model_error(predicted, self.request.prediction_error)
+
+    def _layers_to_time(self, change: Change) -> tuple[Graph, Mapping[int, str]]:
+        """The graph that the profiled layers are of; of a module that is not from one, a graph of its linear layers."""
+        request = self.request
+        told = any(row.signature is not None for row in request.profile.layers)
+        if change.modules is not None and not told:
+            from stratoscope.improve.torch_modules import linear_layers
+
+            return linear_layers(request.model, request.options, request.profile.layers)
+        if request.model.path is None:
+            raise ModelError(f"model {request.model.name!r} has no graph file")
+        return read_graph(request.model.path, request.model.bound_shapes()), {}
 
     def _together(self, todo: Sequence[Finding], trials: Mapping[str, Trial]) -> tuple[Advice | None, list[Trials]]:
         """All that was faster and computes the same, at once, where there are two or more such."""

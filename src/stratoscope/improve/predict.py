@@ -18,13 +18,12 @@ from typing import Final
 import numpy as np
 
 from stratoscope.backends.registry import get_backend
-from stratoscope.graph.ir import Layer
+from stratoscope.graph.ir import Graph, Layer
 from stratoscope.graph.onnx_reader import read_graph
 from stratoscope.graph.signature import signature
 from stratoscope.graph.work_functions.movement import VIEWS
 from stratoscope.improve.variants import Variant
 from stratoscope.measure.parts.parts import part_of, roofline_work
-from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.record import LayerRow, ProfileSection
 from stratoscope.stats.quantity import Quantity
 
@@ -57,8 +56,8 @@ class Pairs:
     left: frozenset[str] = frozenset()
 
 
-#: Measures layers both ways: model, (library, implementation, layout), digests in the order of their worth.
-PairTimer = Callable[[LoadableModel, tuple[str, str, str], Sequence[str]], Pairs]
+#: Measures layers of a graph both ways: graph, (library, implementation, layout), digests in the order of their worth.
+PairTimer = Callable[[Graph, tuple[str, str, str], Sequence[str]], Pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,21 +152,32 @@ def scaled_times(layers: Iterable[Layer], known: Mapping[str, float], missing: S
 
 
 def predict_by_calls(
-    profile: ProfileSection, model: LoadableModel, call: tuple[str, str, str], timer: PairTimer
+    profile: ProfileSection,
+    graph: Graph,
+    call: tuple[str, str, str],
+    timer: PairTimer,
+    standing_for: Mapping[int, str] | None = None,
 ) -> Quantity:
     """Predicted time of the original over that with its layers computed by another library call, with an interval.
 
     Unavailable, with the reason, where layers that could change were not measured both ways for lack of time.
+
+    Args:
+        graph: has the layers, to make benchmarks of.
+        standing_for: digests of layers of `graph` that profiled layers are, by index, where the profile does not tell.
     """
     whole = profile.model_time.value
     if whole is None:
         return _none(f"the time of an inference is not known: {profile.model_time.reason}")
-    rows = [row for row in profile.layers if row.signature is not None and row.op not in VIEWS]
-    number = Counter(row.signature for row in rows if row.signature is not None)
-    worth = dict.fromkeys(number, 0.0)
-    for row in rows:
-        worth[row.signature or ""] += row.share or 0.0
-    pairs = timer(model, call, sorted(worth, key=lambda digest: -worth[digest]))
+    known = standing_for or {}
+    number: Counter[str] = Counter()
+    worth: dict[str, float] = {}
+    for row in profile.layers:
+        digest = known.get(row.index, row.signature)
+        if digest is not None and row.op not in VIEWS:
+            number[digest] += 1
+            worth[digest] = worth.get(digest, 0.0) + (row.share or 0.0)
+    pairs = timer(graph, call, sorted(worth, key=lambda digest: -worth[digest]))
     left = sum(worth[digest] for digest in pairs.left)
     if left > MOST_LEFT:
         return _none(f"layers with {left:.0%} of the time were not benchmarked both ways")

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from stratoscope.graph.onnx_reader import read_graph
+from stratoscope.graph.ir import Graph
 from stratoscope.host.capture import capture_hardware
 from stratoscope.improve.predict import Pairs
 from stratoscope.improve.variants import Variant
 from stratoscope.measure.parts import default_candidates, executed_parts, layer_parts, run_parts
-from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.performance import Candidate, Environment, Part, PartMeasurement, Protocol
 from stratoscope.stats.quantity import Quantity
 
@@ -48,7 +47,9 @@ class ExecutedTimer:
         self._report = on_progress
 
     def __call__(self, variant: Variant, digests: frozenset[str]) -> dict[str, Quantity]:
-        """Seconds by digest; digests that could not be measured are absent."""
+        """Seconds by digest; digests that could not be measured are absent, and so are all of another runtime."""
+        if variant.backend != "onnxruntime":
+            return {}
         wanted = digests - self._known.keys()
         if wanted and self._left_s > 0:
             start = time.monotonic()
@@ -100,11 +101,10 @@ class CallTimer:
         self._on_result = on_result
         self._report = on_progress
 
-    def __call__(self, model: LoadableModel, call: tuple[str, str, str], digests: Sequence[str]) -> Pairs:
-        """Seconds as it runs and by `call` of each digest, the first ones first; see `Pairs`.
+    def __call__(self, graph: Graph, call: tuple[str, str, str], digests: Sequence[str]) -> Pairs:
+        """Seconds as it runs and by `call` of each layer of `graph` in `digests`, the first ones first; see `Pairs`.
 
         Raises:
-            ModelError: the model's file cannot be read.
             MeasurementError: a library is not installed.
         """
         candidates = [
@@ -112,9 +112,9 @@ class CallTimer:
             for one in default_candidates("layer", sorted({AS_IT_RUNS[0], call[0]}))
             if (one.library, one.implementation, one.layout) in (AS_IT_RUNS, call)
         ]
-        if model.path is not None and self._left_s > 0:
+        if self._left_s > 0:
             start = time.monotonic()
-            parts = {one.part.digest: one for one in layer_parts(read_graph(model.path, model.bound_shapes()), model)}
+            parts = {one.part.digest: one for one in layer_parts(graph)}
             run_parts(
                 [parts[digest] for digest in digests if digest in parts],
                 candidates,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 import torch
+from onnx import GraphProto, TensorProto, helper
 from torch import nn
 
-from stratoscope.backends.pytorch.from_onnx import ORIGIN
+from stratoscope.backends.pytorch.from_onnx import OLDEST_OPSET, ORIGIN
 from stratoscope.backends.pytorch.modules import prepare
 from stratoscope.backends.pytorch.onnx_node import WithConstants
 from stratoscope.errors import ModelError
+from stratoscope.graph.ir import Graph
+from stratoscope.graph.onnx_reader import read_graph
+from stratoscope.graph.signature import signature
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.options import BackendOptions
+from stratoscope.spec.record import LayerRow
 
 
 class PackedLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
@@ -53,6 +59,47 @@ def _packed_linear(module: nn.Module) -> nn.Module | None:
 REPLACEMENTS: Final[Mapping[str, Callable[[nn.Module], nn.Module | None]]] = MappingProxyType(
     {"packed-linear": _packed_linear}
 )
+
+
+def linear_layers(
+    model: LoadableModel, options: BackendOptions, rows: Sequence[LayerRow]
+) -> tuple[Graph, dict[int, str]]:
+    """A graph with a product for each profiled linear layer, and the digests of these by the rows' indices.
+
+    Modules are profiled by name: what they compute is read from the module. The graph has no weights.
+
+    Raises:
+        ModelError: no profiled layer is a linear one.
+        BackendError: the model is none of PyTorch's.
+    """
+    modules = dict(prepare(model, BackendOptions(threads=options.threads)).module.named_modules())
+    graph = GraphProto(name=model.name)
+    indices: list[int] = []
+    for row in rows:
+        linear = modules.get(row.name)
+        if not isinstance(linear, nn.Linear) or not row.output_shape:
+            continue
+        made, name = math.prod(row.output_shape[:-1]), f"linear{row.index}"
+        inputs = [f"{name}:x", f"{name}:w"]
+        _stored(graph, inputs[1], (linear.out_features, linear.in_features))
+        if linear.bias is not None:
+            inputs.append(f"{name}:b")
+            _stored(graph, inputs[2], (linear.out_features,))
+        graph.input.append(helper.make_tensor_value_info(inputs[0], TensorProto.FLOAT, [made, linear.in_features]))
+        graph.node.append(helper.make_node("Gemm", inputs, [f"{name}:y"], name=name, transB=1))
+        shape = [made, linear.out_features]
+        graph.output.append(helper.make_tensor_value_info(f"{name}:y", TensorProto.FLOAT, shape))
+        indices.append(row.index)
+    if not indices:
+        raise ModelError(f"model {model.name!r} has no linear layer that is known")
+    opsets = [helper.make_opsetid("", OLDEST_OPSET)]
+    read = read_graph(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    return read, {index: signature(layer) for index, layer in zip(indices, read.layers, strict=True)}
+
+
+def _stored(graph: GraphProto, name: str, shape: tuple[int, ...]) -> None:
+    """Declares a weight without its numbers."""
+    graph.initializer.add(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
 
 
 def with_modules(model: LoadableModel, options: BackendOptions, key: str) -> LoadableModel:
