@@ -9,7 +9,7 @@ Two ratios a model, each the median of interleaved pairs in random order with a 
 - whole: the same with switching the profiler on and off and reading its events.
 
 Then whether the latency that is put together from profiled runs agrees with the unprofiled one within its interval:
-zero lies in the interval of their difference, which is printed with how fine it could tell.
+zero lies in the interval of their difference, or two unprofiled sessions differ as much. Both are printed.
 Exits with 1 where a ratio is above 1.05, or the two do not agree.
 
 MODEL is a name of the zoo or "resnet18", which is built here.
@@ -127,6 +127,8 @@ def reconstruct(model: LoadableModel, options: BackendOptions, budget_s: float) 
             f"off by {milliseconds(off)}, {off.require() / true.require():+.2%}  "
             f"a span {one.span_cost.require() * 1e6:.2f} us  {'agrees' if one.agrees else 'differs'}"
         )
+    if section.control is not None:
+        print(f"{name:<12} control    unprofiled against unprofiled {milliseconds(section.control)}")
     print(f"{name:<12} noise      {section.noise.reason}")
     return agree
 

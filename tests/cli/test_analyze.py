@@ -205,6 +205,8 @@ def test_a_trace_file_has_a_page_with_what_was_read_and_every_analysis(run: Run,
     assert "30.5 µs" in text
     assert 'id="analysis-A8"' in text
     assert "Device time" in text
+    data = json.loads(text[text.index('id="record">') :].removeprefix('id="record">').split("</script>")[0])
+    assert (data["import"]["spans"], data["kernels"][0]["sum_ns"]) == (2, 30_500)
     dropped = text[text.index("What became of the file") :]
     assert "dropped" in dropped
 

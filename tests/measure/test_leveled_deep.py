@@ -158,9 +158,7 @@ def test_latency_is_put_together_from_profiled_runs_and_the_cost_of_their_spans(
     assert set(found) == {"layer", "operator"}
     for one in found.values():
         assert one.time.require() == pytest.approx(1000e-6)
-        # The unprofiled ones are timed by the clock, around a sleep of a millisecond: a little more than the spans say.
-        assert one.difference is not None
-        assert -300e-6 < one.difference.require() <= 0
+        assert one.difference is not None  # in pairs by the clock: tests/measure/test_reconstruction.py has its rules
 
 
 def test_all_checks_hold_and_each_names_its_level(deep: DeepProfile) -> None:

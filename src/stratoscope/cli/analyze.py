@@ -99,12 +99,12 @@ def analyze(
     if json_file is not None:
         write_out(json_file, _json(name, results, missing))
     if html is not None:
-        _write_page(html, named, found, _json(name, results, missing))
+        _write_page(html, named, found)
     if "-" not in (str(csv), str(json_file)):
         _print(results, missing, rows, None if named.file is None else named.file.report)
 
 
-def _write_page(html: Path, named: NamedTrace, found: list[AnalysisResult | Unavailable], data: str) -> None:
+def _write_page(html: Path, named: NamedTrace, found: list[AnalysisResult | Unavailable]) -> None:
     """The page of a stored run with these analyses, or that of a trace file."""
     if named.run is not None:
         from stratoscope.report.html import write_report
@@ -116,7 +116,7 @@ def _write_page(html: Path, named: NamedTrace, found: list[AnalysisResult | Unav
 
         file = named.file
         summary = summarise(file.spans)
-        write_trace_page(TracePage(named.name, file.report, summary, file.track_names(), found, data), html)
+        write_trace_page(TracePage(named.name, file.report, summary, file.track_names(), found), html)
 
 
 def _list(json_file: Path | None) -> None:

@@ -29,7 +29,7 @@ from stratoscope.measure.leveled import (
 )
 from stratoscope.measure.leveled_below import operator_rows, primitive_rows, reorders_of
 from stratoscope.measure.leveled_join import executed_model
-from stratoscope.measure.leveled_plan import LevelPlan, name_of, open_level, open_leveled
+from stratoscope.measure.leveled_plan import LeveledSessions, LevelPlan, name_of, open_level, open_leveled
 from stratoscope.measure.leveled_rows import ProfiledRuns, closest_to_median, layer_rows
 from stratoscope.measure.leveled_runs import (
     CONTROL,
@@ -121,22 +121,16 @@ def profile_levels(
     executed = executed_model(backend, model, options)
     report("profile: loading")
     with open_leveled(backend, model, options, feeds, plan.levels, executed.size_bytes) as sessions:
-        configurations = len(sessions.calls)
-        # `Schedule` plans for three configurations: ours share the budget.
-        schedule = Schedule.plan(warm_up(sessions), budget_s * 3 / configurations, blocks=blocks, repeats=repeats)
-        with observe() as observation:
-            runs = interleave(sessions, schedule, seed, report)
-        report("profile: reading the traces")
-        traces = {level: session.finish() for level, session in sessions.traces.items()}
-    verdicts = {name: one.gate() for name, one in runs.items()}
+        measured = _measure(sessions, (repeats, blocks, budget_s, seed), report)
+    runs, verdicts = measured.runs, {name: one.gate() for name, one in measured.runs.items()}
     serial = _serialiser(backend, model, options, feeds)
     levels = [
         _level_runs(level, spans, runs[name_of(level)], verdicts[name_of(level)], model.name, serial(level))
-        for level, spans in traces.items()
+        for level, spans in measured.traces.items()
     ]
     unprofiled = _Unprofiled(runs, verdicts)
     costs = _costs(levels, unprofiled)
-    section = _section(backend.name, levels, unprofiled, costs, observation, verdicts)
+    section = _section(backend.name, levels, unprofiled, costs, measured.observation, verdicts)
     shallow = levels[0]
     if shallow.level == Level.LAYER:
         profiled = ProfiledRuns.of(shallow.spans)
@@ -147,11 +141,36 @@ def profile_levels(
         update=_below(levels)
         | {
             "reconstructions": reconstructions(backend, options, [(one.level, one.spans) for one in levels], section),
-            "note": _note(schedule, seed, levels, sessions.separate_control),
+            "note": _note(measured.schedule, seed, levels, sessions.separate_control),
         }
     )
     spans = _all_spans(levels, unprofiled, model)
     return DeepProfile(section, spans, (*plan.missing, *sessions.lost), sessions.effective_options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The runs of all configurations, the traces of the levels, and how they were made."""
+
+    runs: dict[str, Runs]
+    traces: dict[Level, pl.DataFrame]
+    schedule: Schedule
+    observation: Observation
+
+
+def _measure(
+    sessions: LeveledSessions, plan: tuple[int | None, int, float, int], report: Callable[[str], None]
+) -> _Measured:
+    """Warms up and runs all configurations; `plan` is repeats, blocks, budget in seconds and seed."""
+    repeats, blocks, budget_s, seed = plan
+    # `Schedule` plans for three configurations: ours share the budget.
+    shared_s = budget_s * 3 / len(sessions.calls)
+    schedule = Schedule.plan(warm_up(sessions), shared_s, blocks=blocks, repeats=repeats)
+    with observe() as observation:
+        runs = interleave(sessions, schedule, seed, report)
+    report("profile: reading the traces")
+    traces = {level: session.finish() for level, session in sessions.traces.items()}
+    return _Measured(runs, traces, schedule, observation)
 
 
 class _Unprofiled:

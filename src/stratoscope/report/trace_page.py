@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,6 @@ class TracePage:
         summary: of `explain.trace_summary.summarise`.
         track_names: what the tracks are called.
         found: results of the analyses A1 to A15 and beyond, the missing ones with the reason.
-        data: the same as JSON, for the page's own file.
     """
 
     name: str
@@ -42,7 +42,6 @@ class TracePage:
     summary: TraceSummary
     track_names: Mapping[int, str]
     found: Sequence[AnalysisResult | Unavailable]
-    data: str
 
 
 def write_trace_page(shown: TracePage, path: Path) -> Path:
@@ -57,7 +56,7 @@ def render_trace_page(shown: TracePage) -> str:
         hero=_hero(shown),
         sections=[_where(shown), analyses.section(shown.found), _reading(shown.read)],
         footer=f"Stratoscope {__version__} · trace file {shown.name}",
-        data=shown.data,
+        data=json.dumps({"import": shown.read.as_dict(), **shown.summary.as_dict()}),
     )
 
 
