@@ -1,11 +1,14 @@
 """How far predictions of layers and of machines are from measurements, each beside plain roofline scaling.
 
-    python benchmarks/predict_machines.py layers [MODEL ...] [--json FILE]
+    python benchmarks/predict_machines.py times [MODEL ...] --times FILE
+    python benchmarks/predict_machines.py layers [MODEL ...] --times FILE --machine FILE [--json FILE]
     python benchmarks/predict_machines.py threads [MODEL ...] [--json FILE]
 
-layers: every node that ONNX Runtime executes of the models is measured in sequence; then each model is left out: its
-nodes are predicted from those of the other models (the same node in another model does not count as known), beside a
-pure roofline on the same rows. threads: bricks at one thread predict the same models at two and the other way round,
+times: every node that ONNX Runtime executes of the models and of the calibration networks is measured in sequence; each
+run adds one time to FILE. layers: each model is left out in turn, with every layer that occurs in it, wherever else it
+occurs too; its layers are predicted from those of the other models and the calibration networks, beside the nearest
+layers and a pure roofline on the same rows. --machine: a record of `stratoscope machine` with this machine's roofs.
+threads: bricks at one thread predict the same models at two and the other way round,
 with this machine's roofs at one and two threads; exponents are fitted without the model that is judged.
 """
 
@@ -15,28 +18,36 @@ import argparse
 import json
 import math
 import platform
+import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
+from stratoscope.explain.predict.calibration import SIZES, calibration_model
 from stratoscope.explain.predict.layers import LayerPredictor, Roof
+from stratoscope.explain.predict.learned import LearnedLayers
+from stratoscope.explain.predict.placement import LayerFacts, facts_of
 from stratoscope.explain.predict.scaling import WHOLE, Load, Resources, fit_exponents, resources_of, scaled
 from stratoscope.host.capture import capture_hardware
 from stratoscope.host.roofs import Roofs
 from stratoscope.measure.machine.characterize import Request, characterize
-from stratoscope.measure.sequence import measure_groups
+from stratoscope.measure.sequence import measure_groups, protocol_of
 from stratoscope.measure.suite import Suite, build_suite
 from stratoscope.models.resolve import resolve
 from stratoscope.models.zoo import list_zoo
-from stratoscope.spec.performance import Environment, PartMeasurement, Protocol
+from stratoscope.spec.performance import Environment, PartMeasurement
 
 #: Parts below this are mostly dispatch, which no roofline speaks of; they are counted, and left out of the errors.
 LEAST_S = 2e-6
 #: Layers from this on are told apart: below, where a layer finds its input decides more than the layer does.
 LONG_S = 20e-6
+#: Learned from other models and the calibration networks, from other models alone, nearest layers, plain roofline.
+METHODS = ("predicted", "models_only", "nearest", "roofline")
 
 
 def measured(suite: Suite, threads: Sequence[int]) -> dict[int, dict[str, PartMeasurement]]:
@@ -49,7 +60,7 @@ def measured(suite: Suite, threads: Sequence[int]) -> dict[int, dict[str, PartMe
     measure_groups(
         suite.groups(),
         suite.index.candidate,
-        [Protocol(cache="sequence", threads=number) for number in threads],
+        [protocol_of("sequence", number) for number in threads],
         environment=Environment.of(capture_hardware(), platform.release()),
         on_result=keep,
     )
@@ -70,67 +81,123 @@ def owners(suite: Suite) -> dict[str, set[str]]:
     return found
 
 
-def layers(names: Sequence[str]) -> dict[str, Any]:
-    """Leave-one-model-out errors of layers that were never measured."""
-    suite = build_suite([resolve(name) for name in names], rule="node")
-    times = {
-        key: (one.part, one.seconds().require())
-        for key, one in measured(suite, [1])[1].items()
-        if one.status == "ok" and one.part.bytes
-    }
-    here = resources_of(machine(), 1)
-    roof = Roof(here.flops_per_s, here.bandwidths[-1][1])
-    having = owners(suite)
+def calibration(folder: Path) -> Suite:
+    """The nodes that ONNX Runtime executes of the calibration networks, as a suite; their files go into the folder."""
+    models = []
+    for channels, edge in SIZES:
+        path = folder / f"calibration_{channels}_{edge}.onnx"
+        onnx.save(calibration_model(channels, edge), str(path))
+        models.append(resolve(str(path)))
+    return build_suite(models, rule="node")
+
+
+def suites(names: Sequence[str]) -> list[Suite]:
+    """The nodes of the models, and those of the calibration networks."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [build_suite([resolve(name) for name in names], rule="node"), calibration(Path(folder))]
+
+
+def times(names: Sequence[str], file: Path) -> None:
+    """Measures all layers once more, in processes of their own, and adds the seconds to the file by key."""
+    held: dict[str, list[float]] = json.loads(file.read_text()) if file.is_file() else {}
+    seen: set[str] = set()
+    for suite in suites(names):  # a layer that a model and a calibration network have is that of the model
+        for key, one in measured(suite, [1])[1].items():
+            if one.status == "ok" and one.part.bytes and key not in seen:
+                held.setdefault(key, []).append(one.seconds().require())
+        seen |= set(suite.index.bricks)
+    file.write_text(json.dumps(held))
+    print(f"{len(held)} layers, {max(map(len, held.values()))} times each")
+
+
+def layers(names: Sequence[str], file: Path, machine_file: Path) -> dict[str, Any]:
+    """Leave-one-model-out errors: no layer that occurs in a model is known when the model is predicted."""
+    held = {key: float(np.median(values)) for key, values in json.loads(file.read_text()).items()}
+    here = resources_of(Roofs.load(machine_file), 1)
+    zoo, others = suites(names)
+    facts: dict[str, LayerFacts] = {}
+    for suite in (zoo, others):
+        for group in suite.groups():
+            for one, brick in zip(facts_of(group), group, strict=True):
+                if one is not None and brick.wanted and held.get(brick.part.digest, 0.0) > 0:
+                    facts[brick.part.digest] = one
+    having = owners(zoo)
+    extra = [key for key in others.index.bricks if key in facts and key not in having]
     rows = []
-    for model in suite.index.models:
-        others = [pair for key, pair in times.items() if having[key] != {model.name}]
-        predictor = LayerPredictor(others, roof)
-        for key in {place.key for place in model.places} & times.keys():
-            part, seconds = times[key]
-            if seconds < LEAST_S:
-                continue
-            known = [pair for other, pair in times.items() if other != key and model.name not in having[other]]
-            alone = predictor if having[key] == {model.name} else LayerPredictor(known, roof)
+    for model in zoo.index.models:
+        own = [key for key in dict.fromkeys(place.key for place in model.places) if held.get(key, 0.0) >= LEAST_S]
+        own = [key for key in own if key in facts]
+        known = [key for key in facts if key in having and model.name not in having[key]]
+        if not own:
+            continue
+        told = {
+            "predicted": LearnedLayers([(facts[key], held[key]) for key in [*known, *extra]], here),
+            "models_only": LearnedLayers([(facts[key], held[key]) for key in known], here),
+        }
+        found = {name: learned.predict([facts[key] for key in own]) for name, learned in told.items()}
+        nearest = LayerPredictor(
+            [(facts[key].part, held[key]) for key in known], Roof(here.flops_per_s, here.bandwidths[-1][1])
+        )
+        for number, key in enumerate(own):
+            part = facts[key].part
             plain = max((part.flops_valid or 0) / here.flops_per_s, (part.bytes or 0) / here.bandwidth(part.bytes or 0))
             rows.append(
                 {
                     "model": model.name,
                     "layer": part.slug,
                     "operator": part.operators[0],
-                    "seconds": seconds,
-                    "predicted": alone.predict(part).seconds,
+                    "seconds": held[key],
+                    **{name: float(values[number]) for name, values in found.items()},
+                    "nearest": nearest.predict(part).seconds,
                     "roofline": plain,
                 }
             )
-    small = sum(seconds < LEAST_S for _, seconds in times.values())
-    return {"rows": rows, "layers": len(times), "below_least": small, **summary(rows)}
+    small = sum(0 < held.get(key, 0.0) < LEAST_S for key in having)
+    counts = {"layers": len(having), "calibration_layers": len(extra), "below_least": small}
+    return {"rows": rows, **counts, "noise": noise(file), **summary(rows)}
+
+
+def noise(file: Path) -> float | None:
+    """Median relative distance of one run's time of a layer to the next's, from LEAST_S on; None for a single run."""
+    gaps = [
+        abs(one / other - 1)
+        for values in json.loads(file.read_text()).values()
+        if np.median(values) >= LEAST_S
+        for one, other in pairwise(values)
+        if other > 0
+    ]
+    return float(np.median(gaps)) if gaps else None
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Median errors over all rows, over those by their time, and by operator."""
+    """Median errors over all rows, over long ones, by operator and by model, of each of METHODS."""
 
     def errors(name: str, chosen: list[dict[str, Any]]) -> np.ndarray:
         return np.array([abs(row[name] / row["seconds"] - 1) for row in chosen])
 
-    weights = np.array([row["seconds"] for row in rows])
-    order = np.argsort(errors("predicted", rows))
-    half = np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)
-    by_operator: dict[str, Any] = {}
-    for operator in sorted({row["operator"] for row in rows}):
-        chosen = [row for row in rows if row["operator"] == operator]
-        by_operator[operator] = [len(chosen)] + [
-            float(np.median(errors(name, chosen))) for name in ("predicted", "roofline")
-        ]
     long = [row for row in rows if row["seconds"] >= LONG_S]
-    return {
-        "median_error_long": float(np.median(errors("predicted", long))),
-        "median_error_long_roofline": float(np.median(errors("roofline", long))),
-        "long": len(long),
-        "median_error": float(np.median(errors("predicted", rows))),
-        "median_error_by_time": float(errors("predicted", rows)[order][half]),
-        "median_error_roofline": float(np.median(errors("roofline", rows))),
-        "by_operator": by_operator,
+    told: dict[str, Any] = {"judged": len(rows), "long": len(long)}
+    for name in METHODS:
+        told[name] = {
+            "median_error": float(np.median(errors(name, rows))),
+            "median_error_long": float(np.median(errors(name, long))),
+            "p90": float(np.quantile(errors(name, rows), 0.9)),
+        }
+    told["by_operator"] = {
+        operator: [
+            sum(row["operator"] == operator for row in rows),
+            *(float(np.median(errors(name, [row for row in rows if row["operator"] == operator]))) for name in METHODS),
+        ]
+        for operator in sorted({row["operator"] for row in rows})
     }
+    told["by_model"] = {
+        model: [
+            sum(row["model"] == model for row in rows),
+            *(float(np.median(errors(name, [row for row in rows if row["model"] == model]))) for name in METHODS),
+        ]
+        for model in dict.fromkeys(row["model"] for row in rows)
+    }
+    return told
 
 
 def threads(names: Sequence[str]) -> dict[str, Any]:
@@ -186,12 +253,17 @@ def _told(resources: Resources) -> dict[str, Any]:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["layers", "threads"])
+    parser.add_argument("what", choices=["times", "layers", "threads"])
     parser.add_argument("models", nargs="*")
+    parser.add_argument("--times", type=Path, help="where the layers' times are kept")
+    parser.add_argument("--machine", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     names = options.models or [entry.name for entry in list_zoo()]
-    told = layers(names) if options.what == "layers" else threads(names)
+    if options.what == "times":
+        times(names, options.times)
+        return
+    told = layers(names, options.times, options.machine) if options.what == "layers" else threads(names)
     print(json.dumps({key: value for key, value in told.items() if key not in ("rows",)}, indent=1))
     if options.what == "threads":
         for row in told["rows"]:

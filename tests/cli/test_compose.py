@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from stratoscope.spec.performance import Environment, Protocol
+from stratoscope.measure.sequence import protocol_of
+from stratoscope.spec.performance import Environment
 from stratoscope.store.performance import PerformanceDatabase
 
 Run = Callable[..., Any]
@@ -108,7 +109,7 @@ def test_exponents_are_fitted_where_bricks_were_measured_on_both_machines(
     plain = json.loads(stratoscope(*asked, **lock).out)["models"][0]
     assert (plain["exponents"], plain["fitted_on"], plain["plain_error"]) == ([1.0, 1.0], 0, None)
     with PerformanceDatabase(tmp_path / "results.db") as database:
-        (known,) = database.find(protocols=[Protocol(cache="sequence")])
+        (known,) = database.find(protocols=[protocol_of("sequence")])
         there = Environment.of(record.hardware)
         for number in range(10):
             part = known.part.model_copy(update={"digest": f"sha256:{number:064}", "flops_valid": 10**6 * (number + 1)})

@@ -245,6 +245,26 @@ def test_what_no_output_needs_is_named_and_left_out() -> None:
     assert [layer.op for use in wall.uses for layer in use.brick.layers] == ["Tanh"]
 
 
+@pytest.mark.parametrize(("rule", "size"), RULES)
+def test_what_only_a_subgraph_reads_is_not_left_out(rule: Rule, size: int) -> None:
+    def branch(operator: str) -> onnx.GraphProto:  # "captured" is no input of the If, only of its branches
+        node = helper.make_node(operator, ["captured"], ["chosen"])
+        return helper.make_graph([node], "b", [], [helper.make_tensor_value_info("chosen", TensorProto.FLOAT, [3, 3])])
+
+    nodes = [
+        helper.make_node("Tanh", ["a"], ["captured"]),
+        helper.make_node("ReduceMax", ["b"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["condition"], to=TensorProto.BOOL),
+        helper.make_node("If", ["condition"], ["y"], then_branch=branch("Neg"), else_branch=branch("Exp")),
+        helper.make_node("Neg", ["a"], ["unused"]),
+    ]
+    wall = bricks_of(read_graph(_model(nodes, ["y"], [])), rule, granularity=size, least_s=0.0)
+    assert [layer.op for layer in wall.dead] == ["Neg"]  # after the If nothing can be read by it
+    assert Counter(layer.op for use in wall.uses for layer in use.brick.layers) == Counter(
+        ["Tanh", "ReduceMax", "Cast", "If"]
+    )
+
+
 @settings(max_examples=40, deadline=None)
 @given(model=random_models(), rule=st.sampled_from(RULES))
 def test_a_skeleton_has_the_key_of_its_brick(model: ModelProto, rule: tuple[Rule, int]) -> None:

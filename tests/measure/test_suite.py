@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from stratoscope.errors import MeasurementError, ModelError, StoreError
-from stratoscope.explain.compose.assembly import POINT, estimates, saving, times_of
+from stratoscope.explain.compose.assembly import POINT, STATES, estimates, saving, times_of
 from stratoscope.explain.compose.synthesis import synthesize
-from stratoscope.measure.sequence import RunnableBrick, compare_with_whole, measure_groups
+from stratoscope.measure.sequence import RunnableBrick, compare_with_whole, measure_groups, protocol_of
 from stratoscope.measure.suite import Suite, build_suite, candidate_of, read_suite, write_suite
 from stratoscope.models.resolve import resolve
 from stratoscope.spec.performance import Candidate, Environment, Part, PartMeasurement, Protocol
@@ -76,7 +76,7 @@ def test_each_brick_is_wanted_in_one_group_and_runs_behind_its_predecessor(model
 
 def test_bricks_are_measured_kept_and_put_together(model_file: Path) -> None:
     suite = built(model_file)
-    protocols = [Protocol(cache=state) for state in ("sequence", "hot", "evicted")]  # type: ignore[arg-type]
+    protocols = [protocol_of(state) for state in STATES]
     with PerformanceDatabase(model_file.parent / "results.db") as database:
         done = measure_groups(
             suite.groups(),
@@ -91,9 +91,10 @@ def test_bricks_are_measured_kept_and_put_together(model_file: Path) -> None:
         times = times_of(suite, database, ENVIRONMENT)
     (row,) = estimates(suite, times)
     assert row.estimate.coverage == 1.0
-    by_hand = [times[POINT][place.key].seconds().require() for place in suite.index.models[0].places]
-    call = min(one.overhead_s for one in times[POINT].values())
-    assert row.estimate.latency.value == pytest.approx(sum(by_hand) + call)
+    used = [times[POINT][place.key] for place in suite.index.models[0].places]
+    call = min(one.overhead_s for one in used)
+    least, most = (sum(end(one.samples_s) - one.overhead_s for one in used) + call for end in (min, max))
+    assert least <= row.estimate.latency.require() <= most
     assert row.estimate.low.require() <= row.estimate.latency.require() <= row.estimate.high.require()
     assert saving(suite, [row], times).saved.require() > 1
 
@@ -268,3 +269,63 @@ def test_a_synthetic_set_of_all_bricks_has_the_mix_of_the_models(model_file: Pat
     one, two = synthesize(suite, 1), synthesize(suite, 2)
     assert len(one.bricks) == 1
     assert one.distance >= two.distance >= 0
+
+
+def test_a_pass_also_reads_the_weights_of_the_places_that_do_not_run(model_file: Path) -> None:
+    suite = built(model_file)
+    (model,) = suite.index.models
+    weights = {key: brick.part.parameter_bytes or 0 for key, brick in suite.index.bricks.items()}
+    every = sum(weights[place.key] for place in model.places)
+    (group,) = suite.groups()
+    assert group[0].further_bytes == every - sum(weights.values())
+    assert every > sum(weights.values()) > 0  # a repeated block has weights of its own at each place
+    last = group[-1].part.digest
+    (few,) = suite.groups(lambda key: key == last)
+    assert sum(one.further_bytes for one in few) == every - sum(weights[one.part.digest] for one in few)
+
+
+def test_a_brick_without_a_network_is_listed_with_its_reason_and_the_share_that_it_stands_for(tmp_path: Path) -> None:
+    def branch(value: float) -> onnx.GraphProto:
+        constant = numpy_helper.from_array(np.full((32, 64), value, np.float32), "constant")
+        node = helper.make_node("Constant", [], ["chosen"], value=constant)
+        return helper.make_graph(
+            [node], "b", [], [helper.make_tensor_value_info("chosen", TensorProto.FLOAT, [32, 64])]
+        )
+
+    weight = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("If", ["c"], ["b"], then_branch=branch(1.0), else_branch=branch(2.0)),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [32, 64]),
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+    ]
+    chosen, output = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [32, 64]) for name in ("b", "y"))
+    graph = helper.make_graph(nodes, "branching", inputs, [output], [weight], value_info=[chosen])
+    path = tmp_path / "branching.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), str(path))
+    suite = build_suite([resolve(str(path))], graph="authored", rule="node")
+    file = tmp_path / "s.bricks"
+    write_suite(suite, file)
+    suite = read_suite(file)  # the reason travels with the suite
+    unbuilt = [key for key, brick in suite.index.bricks.items() if brick.problem is not None]
+    assert [suite.index.bricks[key].part.operators for key in unbuilt] == [("If",)]
+    found: list[PartMeasurement] = []
+    protocols = [protocol_of(POINT)]
+    measure_groups(suite.groups(), suite.index.candidate, protocols, environment=ENVIRONMENT, on_result=found.append)
+    with PerformanceDatabase(tmp_path / "results.db") as database:
+        assert all(database.record(one) for one in found)
+        measured = times_of(suite, database, ENVIRONMENT)
+        nothing = times_of(suite, database, Environment(cpu="another"))
+    for times in (measured, nothing):  # known before anything is measured, too
+        (missing,) = [one for one in estimates(suite, times)[0].estimate.missing if one.key == unbuilt[0]]
+        assert missing.status == "unsupported"
+        assert "subgraphs" in missing.reason
+        assert 0 < missing.share < 1
+    (row,) = estimates(suite, measured)
+    assert row.estimate.coverage == pytest.approx(1 - missing.share)
+    timed = [one.seconds().require() for one in found if one.status == "ok"]
+    assert len(timed) == 2
+    assert row.estimate.latency.require() > sum(timed)  # made up for, not dropped

@@ -330,12 +330,11 @@ def measure_missing(
     """Measures what is missing; returns what was done, how many were known, and whether Ctrl-C ended it."""
     from stratoscope.explain.compose.assembly import POINT, STATES
     from stratoscope.host.lock import measurement_lock
-    from stratoscope.measure.sequence import SequenceSummary, measure_groups
-    from stratoscope.spec.performance import Protocol
+    from stratoscope.measure.sequence import SequenceSummary, measure_groups, protocol_of
 
     environment = environment_here()
     states: tuple[CacheState, ...] = STATES if bracket else (POINT,)
-    protocols = [Protocol(cache=state, threads=threads) for state in states]
+    protocols = [protocol_of(state, threads) for state in states]
     parts = [brick.part for brick in suite.index.bricks.values()]
     again = ("failed", "wrong", "unsupported") if retry else ()
     missing = database.missing(parts, [suite.index.candidate], environment, protocols, retry=again)

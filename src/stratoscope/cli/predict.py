@@ -51,8 +51,9 @@ def predict(
     from stratoscope.explain.predict.model import pairs_of, predict_model
     from stratoscope.explain.predict.scaling import SCALING_ERROR, fitted_scaling, resources_of
     from stratoscope.host.roofs import Roofs
+    from stratoscope.measure.sequence import protocol_of
     from stratoscope.report.predict_terminal import render_predictions
-    from stratoscope.spec.performance import Environment, Protocol
+    from stratoscope.spec.performance import Environment
     from stratoscope.store.performance import PerformanceDatabase
 
     theirs = Roofs.load(machine)
@@ -67,7 +68,7 @@ def predict(
             database.find(
                 candidates=[suite.index.candidate],
                 environment=environment,
-                protocols=[Protocol(cache=POINT, threads=number)],
+                protocols=[protocol_of(POINT, number)],
             )
             for environment, number in (
                 (environment_here(), threads),

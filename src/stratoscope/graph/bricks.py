@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stratoscope.graph.cuts import Liveness, Piece, Rule, activations_of, cut
+from stratoscope.graph.cuts import SUBGRAPH_OPS, Liveness, Piece, Rule, activations_of, cut
 from stratoscope.graph.ir import Graph, Layer, Tensor, Work
 from stratoscope.graph.onnx_types import elements_of
 from stratoscope.graph.signature import layer_key, slug
@@ -14,7 +14,6 @@ from stratoscope.graph.work import total, work_of
 from stratoscope.spec.base import canonical_json, digest_of
 
 _SCHEMA: Final = "stratoscope/brick/1"
-_SUBGRAPH_OPS: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 #: Operators that say what a brick is about, most telling first, for its slug.
 _TELLING: Final = ("Conv", "FusedConv", "Attention", "MultiHeadAttention", "MatMul", "FusedMatMul", "Gemm", "FusedGemm")
 
@@ -190,7 +189,7 @@ def _content(layers: Sequence[Layer], inputs: Sequence[Tensor], outputs: Sequenc
 
 def _problem(layers: Sequence[Layer], border: Iterable[Tensor]) -> str | None:
     for layer in layers:
-        if layer.op in _SUBGRAPH_OPS and layer.domain == "":
+        if layer.op in SUBGRAPH_OPS and layer.domain == "":
             return f"{layer.op} has subgraphs, which refer to tensors outside of it"
         for tensor in layer.inputs:
             if tensor is None or tensor.role not in ("shape-constant", "weight"):

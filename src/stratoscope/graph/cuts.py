@@ -22,6 +22,8 @@ NOMINAL_BYTES_PER_S: Final = 20e9
 #: A call of a runtime costs about 5 us; a piece of 50 calls' worth is wrong by at most 2 % where that is misjudged.
 CALL_OVERHEAD_S: Final = 5e-6
 LEAST_CALLS: Final = 50
+#: Operators with graphs of their own, which may read any tensor made before them without naming it as an input.
+SUBGRAPH_OPS: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 #: A piece of more layers than this, in which no single tensor crosses, is looked through for carried tensors.
 LONG: Final = 16
 
@@ -44,7 +46,8 @@ class Liveness:
     """Of each tensor of a graph's live layers: where it is made, and where it is read last. Linear in the graph.
 
     Attributes:
-        layers: the layers that some output of the model needs, in their order; runtimes drop the others.
+        layers: the layers that some output of the model needs, in their order; runtimes drop the others. What comes
+            before a layer with subgraphs may be needed inside of it, and counts as needed.
         dead: the layers that nothing needs.
     """
 
@@ -60,6 +63,12 @@ class Liveness:
                 self.reads[tensor.name] = self.reads.get(tensor.name, 0) + 1
             for tensor in layer.outputs:
                 self.made[tensor.name] = position
+        self.delivered |= {
+            tensor.name
+            for layer in self.layers
+            for tensor in layer.outputs
+            if not any(one.name in self.last_read or one.name in self.delivered for one in layer.outputs)
+        }
 
     def crossing(self, start: int, stop: int, carried: frozenset[str] = frozenset()) -> list[int]:
         """For each boundary in start+1 .. stop-1 the number of tensors made before it and read at or after it.
@@ -231,10 +240,12 @@ def _live(graph: Graph) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
     needed = {tensor.name for tensor in graph.outputs}
     live: list[Layer] = []
     dead: list[Layer] = []
+    captured = False
     for layer in reversed(graph.layers):
-        if any(tensor.name in needed for tensor in layer.outputs):
+        if captured or any(tensor.name in needed for tensor in layer.outputs):
             needed.update(tensor.name for tensor in activations_of(layer))
             live.append(layer)
+            captured = captured or (layer.op in SUBGRAPH_OPS and layer.domain == "")
         else:
             dead.append(layer)
     return tuple(reversed(live)), tuple(reversed(dead))

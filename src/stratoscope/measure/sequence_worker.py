@@ -158,13 +158,18 @@ class Server:
         return flat.reshape(tuple(dims))
 
     def sample(self, question: Mapping[str, Any]) -> dict[str, dict[str, list[int]]]:
-        """Wall nanoseconds of calls by number, and CPU nanoseconds likewise, in one cache state."""
+        """Wall nanoseconds of calls by number, and CPU nanoseconds likewise, in one cache state.
+
+        In sequence `further_bytes` are read before each pass, at most what evicts all caches.
+        """
         order: list[int] = question["order"]
         wall: dict[int, list[int]] = {number: [] for number in order}
         cpu: dict[int, list[int]] = {number: [] for number in order}
         state, repeats = question["cache"], question["repeats"]
+        further = self._filler[: question["further_bytes"] // self._filler.itemsize]
         if state == "sequence":
             for turn in range(repeats + 1):  # the first pass brings caches to what passes leave in them
+                further.sum()
                 for number in order:
                     self._time(number, wall, cpu, keep=turn > 0)
         for number in order if state != "sequence" else ():

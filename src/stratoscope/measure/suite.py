@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -87,7 +87,8 @@ class Suite:
     def groups(self, wanted: Callable[[str], bool] = lambda key: True) -> list[list[RunnableBrick]]:
         """Each model's bricks in its order, for `sequence.measure_groups`; every brick is wanted in one group only.
 
-        Where a brick is wanted, the brick before it runs too, so that caches are as in the model.
+        Where a brick is wanted, the brick before it runs too, so that caches are as in the model; the weights of all
+        other places of the model are its `further_bytes`, told with the first brick that runs.
         """
         taken: set[str] = set()
         groups: list[list[RunnableBrick]] = []
@@ -96,9 +97,17 @@ class Suite:
             new = {key for key in order if key not in taken and wanted(key)}
             before = dict(zip(order[1:], order, strict=False))
             runs = new | {before[key] for key in new if key in before}
-            groups.append([self._runnable(key, wanted=key in new) for key in order if key in runs])
+            group = [self._runnable(key, wanted=key in new) for key in order if key in runs]
+            if group:
+                every = sum(place.times * self._parameter_bytes(place.key) for place in model.places)
+                once = sum(self._parameter_bytes(key) for key in runs)
+                group[0] = replace(group[0], further_bytes=max(0, every - once))
+            groups.append(group)
             taken |= new
         return groups
+
+    def _parameter_bytes(self, key: str) -> int:
+        return self.index.bricks[key].part.parameter_bytes or 0
 
     def _runnable(self, key: str, *, wanted: bool) -> RunnableBrick:
         brick = self.index.bricks[key]

@@ -100,3 +100,12 @@ def test_a_batch_size_without_measurements_lies_on_the_line_through_two_others()
     assert rows[2].estimate.latency.statistic == "line through batch 1 and 2"
     assert rows[2].estimate.coverage == 0.0  # nothing of it was measured
     assert on_lines([row(1, 1.0), row(4, None)])[1].estimate.latency.status == "unavailable"
+
+
+def test_p25_of_a_model_is_not_the_sum_of_its_bricks_p25_but_that_of_their_sums() -> None:
+    # Each call takes 1, 2, 3 or 4 equally often: a sum of 100 is nearly normal, mean 250, deviation sqrt(100 * 1.25).
+    even = measured("a", 1.0).model_copy(update={"samples_s": (1.0, 2.0, 3.0, 4.0) * 5})
+    found = estimate([place("a")] * 100, {"a": even}, {}, {})
+    assert even.seconds().require() == 1.0
+    assert found.latency.value == pytest.approx(250 - 0.6745 * 125**0.5, abs=0.8)
+    assert found.latency == estimate([place("a")] * 100, {"a": even}, {}, {}).latency  # the draw is always the same

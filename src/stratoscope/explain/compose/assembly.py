@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from stratoscope.explain.compose.estimate import Estimate, Placed, estimate
+from stratoscope.measure.sequence import protocol_of
 from stratoscope.spec.base import Document
-from stratoscope.spec.performance import CacheState, Environment, PartMeasurement, Protocol
+from stratoscope.spec.performance import CacheState, Environment, PartMeasurement
 from stratoscope.stats.quantity import Quantity
 
 if TYPE_CHECKING:
@@ -56,13 +57,13 @@ def placed(suite: Suite, model: SuiteModel) -> list[Placed]:
 
 def times_of(suite: Suite, database: PerformanceDatabase, environment: Environment, threads: int = 1) -> Times:
     """The measurements of the suite's bricks in this environment by cache state and key."""
-    protocols = {Protocol(cache=state, threads=threads).digest: state for state in STATES}
+    protocols = {protocol_of(state, threads).digest: state for state in STATES}
     found: dict[CacheState, dict[str, PartMeasurement]] = {state: {} for state in STATES}
     held = database.find(
         list(suite.index.bricks),
         candidates=[suite.index.candidate],
         environment=environment,
-        protocols=[Protocol(cache=state, threads=threads) for state in STATES],
+        protocols=[protocol_of(state, threads) for state in STATES],
     )
     for one in held:
         found[protocols[one.protocol.digest]][one.part.digest] = one

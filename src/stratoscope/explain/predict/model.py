@@ -76,7 +76,7 @@ def predict_model(
     there_s = Quantity(
         value=latency.value * ratio,
         unit="s",
-        statistic="scaled sum of p25",
+        statistic="scaled p25 of sums",
         n=latency.n,
         ci_low=low,
         ci_high=high,
