@@ -9,7 +9,7 @@ Two ratios a model, each the median of interleaved pairs in random order with a 
 - whole: the same with switching the profiler on and off and reading its events.
 
 Then whether the latency that is put together from profiled runs agrees with the unprofiled one within its interval:
-zero lies in the interval of their difference, or two unprofiled sessions differ as much. Both are printed.
+zero lies in the interval of their difference. What two unprofiled sessions differ by is printed beside.
 Exits with 1 where a ratio is above 1.05, or the two do not agree.
 
 MODEL is a name of the zoo or "resnet18", which is built here.

@@ -2,8 +2,7 @@
 
 The cost of a span is measured by itself, on a network that computes nothing but moves as much memory between spans, so
 agreement is a finding: no time of the unprofiled model goes into the one that is put together. The two are compared in
-pairs, block by block of the interleaved runs: what the machine did in a block, it did to both. They agree where they
-differ by no more than two unprofiled sessions do.
+pairs, block by block of the interleaved runs: what the machine did in a block, it did to both.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Protocol, runtime_checkable
 import polars as pl
 
 from stratoscope.backends.base import BackendOptions, SpanMix
-from stratoscope.measure.leveled import below_noise
 from stratoscope.spec.profile import LevelCost, Reconstruction
 from stratoscope.spec.record import ProfileSection
 from stratoscope.stats.estimators import estimate
@@ -49,7 +47,7 @@ def reconstructions(
         samples = backend.span_cost_samples(options, level, mix)
         if samples is not None:
             cost = estimate(samples, "s", "median")
-            found.append(_reconstructed(times[level.name.lower()], cost, section.control))
+            found.append(_reconstructed(times[level.name.lower()], cost))
     return tuple(found)
 
 
@@ -66,11 +64,11 @@ def span_mix(spans: pl.DataFrame) -> SpanMix:
     return SpanMix(layers.height, operators, moved // max(layers.height, 1))
 
 
-def _reconstructed(level: LevelCost, cost: Quantity, control: Quantity | None) -> Reconstruction:
+def _reconstructed(level: LevelCost, cost: Quantity) -> Reconstruction:
     time = less_spans(level.model_time, level.spans, cost)
     difference = less_spans(level.total, level.spans, cost)
     return Reconstruction(
-        level=level.level, time=time, span_cost=cost, difference=difference, agrees=agrees(difference, control)
+        level=level.level, time=time, span_cost=cost, difference=difference, agrees=holds_zero(difference)
     )
 
 
@@ -84,8 +82,8 @@ def less_spans(time: Quantity, count: float, cost: Quantity) -> Quantity:
     return time.model_copy(update=change)
 
 
-def agrees(difference: Quantity, control: Quantity | None) -> bool | None:
-    """Whether zero lies in the interval, or the difference is no larger than the control's; None without interval."""
+def holds_zero(difference: Quantity) -> bool | None:
+    """Whether zero lies in the interval; None where there is none."""
     if difference.ci_low is None or difference.ci_high is None:
         return None
-    return below_noise(difference, control or Quantity.unavailable("s", "there was no control"))
+    return difference.ci_low <= 0 <= difference.ci_high

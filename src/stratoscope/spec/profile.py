@@ -72,9 +72,7 @@ class Reconstruction(Document):
     difference: Quantity | None = Field(
         default=None, description="put together minus unprofiled, paired by the blocks in which both ran"
     )
-    agrees: bool | None = Field(
-        description="whether the difference is zero within its interval, or no larger than the control's"
-    )
+    agrees: bool | None = Field(description="whether the interval of the difference holds zero")
 
 
 class Phase(Document):
