@@ -221,16 +221,15 @@ def tables(rows: list[Row]) -> str:
         f"Layers that ran faster than their roofline by more than their interval, of {count}: "
         f"{'; '.join(beaten(rows)) or 'none'}.",
         "",
-        "| model | advice | predicted | achieved | |",
-        "|---|---|---|---|---|",
+        "| model | back end | advice | predicted | achieved | |",
+        "|---|---|---|---|---|---|",
     ]
     for one in rows:
         for tried in one["advice"]:
             promised, gained = tried["predicted"]["value"], tried["achieved"]["value"]
             if promised is not None and gained is not None:
-                lines.append(
-                    f"| {one['model']} | {tried['key']} | {promised:.2f}x | {gained:.2f}x | {tried['status']} |"
-                )
+                where = f"| {one['model']} | {one['backend']} | {tried['key']} "
+                lines.append(f"{where}| {promised:.2f}x | {gained:.2f}x | {tried['status']} |")
     return "\n".join(lines)
 
 
