@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
+from stratoscope.explain.advice.calibration import Tried
 from stratoscope.report.advise_text import gain, render_advice
 from stratoscope.spec.advice import Advice, AdviceSection, GapItem, LayerBound, ModelBound, Trial
 from stratoscope.stats.quantity import Quantity
@@ -68,6 +70,12 @@ def test_no_control_character_reaches_the_terminal() -> None:
 
 def test_a_gain_that_is_not_known_is_a_dash() -> None:
     assert gain(Quantity.unavailable("1", "unknown")) == "—"
+
+
+def test_a_prediction_of_next_to_nothing_has_no_part_that_was_achieved() -> None:
+    assert Tried("r", "m", "b", "k", 1.008, 0.96).realised is None
+    assert Tried("r", "m", "b", "k", 2.0, 2.0).realised == 1.0
+    assert Tried("r", "m", "b", "k", 2.0, 4 / 3).realised == pytest.approx(0.5)
 
 
 def test_the_calibration_is_of_the_newest_trial_of_each_advice() -> None:

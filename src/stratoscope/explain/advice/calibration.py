@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from stratoscope.spec.record import RunRecord
 from stratoscope.stats.estimators import estimate
 from stratoscope.stats.quantity import Quantity
+
+#: A predicted speed-up below this promises nothing: parts of so small a gain are noise.
+LEAST_GAIN: Final = 1.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +30,10 @@ class Tried:
 
     @property
     def realised(self) -> float | None:
-        """The part of the predicted gain that was achieved, both as time saved; None where no gain was predicted."""
-        promised = 1 - 1 / self.predicted
-        return (1 - 1 / self.achieved) / promised if promised > 0 else None
+        """The part of the predicted gain that was achieved, both as time saved; None where none was predicted."""
+        if self.predicted < LEAST_GAIN:
+            return None
+        return (1 - 1 / self.achieved) / (1 - 1 / self.predicted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from stratoscope.report import format as fmt
 from stratoscope.report.advise_text import achieved, gain
 from stratoscope.report.charts import Bar, bar_list, figure, legend, line
-from stratoscope.report.markup import Child, Markup, element, join
+from stratoscope.report.markup import Child, Markup, element
 from stratoscope.report.sections.base import Section, prose, quantity, table
 from stratoscope.spec.advice import QUESTIONS, Advice, AdviceSection, LayerBound
 from stratoscope.spec.record import RunRecord
@@ -40,9 +40,8 @@ def _lead(advice: AdviceSection) -> Markup:
     if best is None or _gain_of(best) == 0:
         return prose("Nothing that was tried made it faster.", class_="lead")
     title = "All advice together" if best is advice.together else best.title if best else ""
-    return prose(
-        f"{title}: predicted {gain(best.predicted)}, achieved {achieved(best).plain}." if best else "", class_="lead"
-    )
+    promised = f"predicted {gain(best.predicted)}, " if best is not None and best.predicted.value is not None else ""
+    return prose(f"{title}: {promised}achieved {achieved(best).plain}." if best else "", class_="lead")
 
 
 def _gain_of(advice: Advice | None) -> float:
@@ -96,7 +95,14 @@ def _gap_chart(advice: AdviceSection) -> Markup:
 
 def _bounds_table(advice: AdviceSection) -> Markup:
     rows: list[list[Child]] = [
-        [one.title, quantity(one.time), quantity(one.ratio), fmt.share(one.coverage), one.note] for one in advice.bounds
+        [
+            element("div", one.title, class_="seen"),
+            quantity(one.time),
+            quantity(one.ratio),
+            fmt.share(one.coverage),
+            element("div", one.note, class_="seen"),
+        ]
+        for one in advice.bounds
     ]
     head = ("bound", "time", "of the measured time", "coverage", "note")
     return table(head, rows, caption="Bounds; what is not measured counts as its roofline", numbers=(1, 2, 3))
@@ -193,11 +199,11 @@ def _advice_table(advice: AdviceSection) -> Markup:
     every = [*([advice.together] if advice.together else []), *advice.advice]
     rows: list[list[Child]] = [
         [
-            join(element("strong", one.title), element("br"), one.claim),
+            element("div", element("strong", one.title), element("br"), one.claim, class_="seen"),
             element("span", one.question, title=QUESTIONS[one.question]),
             gain(one.predicted),
-            join(achieved(one).plain),
-            element("code", one.action),
+            element("div", achieved(one).plain, class_="seen"),
+            element("div", element("code", one.action), class_="seen"),
         ]
         for one in every
     ]
