@@ -8,8 +8,9 @@ from stratoscope.host.noise import NoiseSnapshot, Observation, ThreadNoise, obse
 from stratoscope.spec.record import NoiseRecord
 from stratoscope.stats.noise import GateResult, gate
 
-#: A block lasts at least this long: short enough to find a disturbance, long enough for the kernel's ticks.
-BLOCK_S: Final = 0.05
+#: A block lasts at least this long: short enough to find a disturbance, long enough for the kernel's ticks, and for the
+#: 50 us that reading the counters takes behind a model that has swept the caches.
+BLOCK_S: Final = 0.1
 
 
 class NoiseBlocks:

@@ -93,6 +93,7 @@ class FakeProbe:
     title: str = "nothing real"
     priorities: dict[str, int] = field(default_factory=dict)
     memory_bytes: int = 0
+    reopens: bool = False
 
     def check(self, setting: Setting) -> str | None:
         return self.why
@@ -108,6 +109,7 @@ class FakeProbe:
                 memory_bytes=self.memory_bytes,
                 fixed_iterations=1,
                 warm_up=False,
+                reopens=self.reopens,
             )
 
     @contextmanager

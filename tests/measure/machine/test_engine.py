@@ -88,6 +88,12 @@ def test_cases_stay_open_while_they_fit_and_the_largest_make_room(parts: Any, ma
     assert held == 0
 
 
+def test_a_case_that_reopens_is_prepared_anew_for_each_visit(parts: Any, make_setting: Any) -> None:
+    probe = parts.FakeProbe(parts.Clock(), dict.fromkeys("ab", 0.01), reopens=True)
+    measure(probe, make_setting(), most_repeats=7)
+    assert Counter(probe.log)[("open", "a")] == Counter(probe.log)[("close", "a")] == 7
+
+
 @pytest.mark.parametrize("per_operation_ns", [1, 300, 50_000, 9_000_000, 400_000_000])
 def test_calibration_finds_five_milliseconds_or_one_operation(per_operation_ns: int) -> None:
     def operate(count: int) -> Repeat:

@@ -77,6 +77,12 @@ def test_an_unknown_probe_is_named_with_the_nearest() -> None:
     assert "there are stream, sweep" in lines["xyzzy"]
 
 
+def test_each_visit_of_a_cache_lies_elsewhere_and_memory_stays(make_setting: Any, kernels: Kernels) -> None:
+    cases = list(StreamProbe().register(make_setting(kernels=kernels)))
+    assert {case.reopens for case in cases if case.parameters["level"] != "memory"} == {True}
+    assert {case.reopens for case in cases if case.parameters["level"] == "memory"} == {False}
+
+
 def test_streams_bytes_are_those_of_its_definition(make_setting: Any, kernels: Kernels) -> None:
     cases = list(StreamProbe().register(make_setting(kernels=kernels)))
     memory = {c.family: c for c in cases if c.parameters["level"] == "memory" and c.parameters["threads"] == 1}

@@ -133,6 +133,7 @@ def _case(setting: Setting, kernel: str, method: str, level: str | None, array_b
         unit="byte/s",
         bytes=used,
         priority=1 if level == MEMORY else 2 if level else 4,
+        reopens=level != MEMORY,
         note=note,
     )
 

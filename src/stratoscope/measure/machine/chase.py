@@ -15,6 +15,8 @@ LINE_BYTES: Final = 64
 #: Loads before the clock starts where the working set is beyond the caches: enough to fill the load queue and TLBs.
 _FEW: Final = 1024
 _SEED: Final = 20190313
+#: Up to here a cycle is linked anew, elsewhere in memory, for each visit: it takes some milliseconds.
+_CHEAP_BYTES: Final = 2 << 20
 
 
 class ChaseProbe:
@@ -46,6 +48,7 @@ class ChaseProbe:
                 memory_bytes=lines * LINE_BYTES,
                 priority=2 if level else 4,
                 warm_up=False,
+                reopens=size <= _CHEAP_BYTES,
                 note="translation misses are part of it" if size > last_cache_bytes(setting.caches, 1) else "",
             )
 

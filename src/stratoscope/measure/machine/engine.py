@@ -1,7 +1,8 @@
 """Runs cases in rounds: each round visits every case once, in random order, so that a drift meets all of them alike.
 
 A repeat of a case is one sample; the repeats of a case lie seconds apart, so they see the machine's changes over the
-whole measurement and their interval covers them. Cases that are cheap to keep stay open between rounds.
+whole measurement and their interval covers them. Cases stay open between rounds, but for those that depend on where
+their pages fall in a cache: these lie elsewhere at each visit, so that their interval covers that, too.
 """
 
 from __future__ import annotations
@@ -138,6 +139,8 @@ def _repeat(job: Job, jobs: Sequence[Job], setting: Setting, limits: Limits, clo
         tries = _tries(prepared, job.iterations)
         job.repeats.append(min(tries, key=_wait_share))
         job.given_up += len(tries) - 1
+        if job.case.reopens:
+            job.close()
     except ProbeUnavailable as unavailable:
         job.why = str(unavailable)
         job.close()

@@ -53,6 +53,8 @@ class Case:
         priority: cases of a lower number come first where the budget is short.
         fixed_iterations: operations of a repeat, where the probe decides that and not the calibration.
         warm_up: run some operations untimed before each repeat; False where the probe sees to that itself.
+        reopens: prepared anew for each visit, so that it lies elsewhere in memory each time; for what is cheap to
+            prepare and depends on where its pages fall in a cache.
         note: what a reader of the figure must know.
     """
 
@@ -65,6 +67,7 @@ class Case:
     priority: int = 5
     fixed_iterations: int | None = None
     warm_up: bool = True
+    reopens: bool = False
     note: str = ""
 
     @property
