@@ -23,6 +23,8 @@ from stratoscope.trace.importers import ImportReport
 
 #: Kernels and operators on the page.
 _TOP: Final = 20
+#: Characters from which on a name may be cut off.
+_LONG: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,14 @@ def _where(shown: TracePage) -> Section:
     ]
     for figures in summary_tables(shown.summary, shown.track_names, _TOP):
         numbers = tuple(place for place in range(len(figures.head)) if place not in figures.texts)
-        parts.append(table(figures.head, figures.rows, caption=figures.title, numbers=numbers))
+        rows = [[_short(cell) for cell in row] for row in figures.rows]
+        parts.append(table(figures.head, rows, caption=figures.title, numbers=numbers))
     return Section("time", "Where the time went", element("div", *parts))
+
+
+def _short(cell: str) -> Child:
+    """A cell; the signature of a kernel is cut off where the page ends, and whole under the pointer."""
+    return element("span", cell, class_="long", title=cell) if len(cell) > _LONG else cell
 
 
 def _reading(read: ImportReport) -> Section:
