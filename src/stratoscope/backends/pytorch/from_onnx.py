@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +28,14 @@ OLDEST_OPSET: Final = 13
 #: Elements up to which a tensor is read even where weights are not wanted: shapes, axes, bounds.
 LARGEST_READ: Final = 1024
 _FLOATS: Final = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+#: The attributes in which a Constant has its value, and the element types of those that are plain numbers.
+_CONSTANTS: Final = {
+    "value": None,
+    "value_float": torch.float32,
+    "value_floats": torch.float32,
+    "value_int": torch.int64,
+    "value_ints": torch.int64,
+}
 
 
 def from_onnx(path: Path, *, weights: bool = True) -> nn.Module:
@@ -66,29 +77,35 @@ class _Builder:
     def add(self, node: onnx.NodeProto) -> None:
         name = node.name or node.output[0]
         attributes = {a.name: _attribute(a) for a in node.attribute}
-        if node.op_type == "Constant" and "value" in attributes:
-            self._constants[node.output[0]] = attributes["value"]
+        if node.op_type == "Constant" and attributes.keys() <= _CONSTANTS.keys():
+            self._constants[node.output[0]] = _constant(next(iter(attributes.items())))
             return
         inputs = list(node.input)
         while inputs and not inputs[-1]:
             inputs.pop()
         constants = {place: self._constants[key] for place, key in enumerate(inputs) if key in self._constants}
-        computed = [key for key in inputs if key not in self._constants]
-        described = Node(node.op_type, name, attributes, constants, len(inputs))
+        computed = [key for key in inputs if key and key not in self._constants]
+        absent = frozenset(place for place, key in enumerate(inputs) if not key)
+        described = Node(node.op_type, name, attributes, constants, len(inputs), absent, len(node.output))
         if node.domain not in ("", "ai.onnx"):
             raise described.refuse(f"its domain is {node.domain}")
-        if self._used(node.output[1:]):
+        if node.op_type != "Split" and self._used(node.output[1:]):
             raise described.refuse("more than its first output is used")
         unknown = [key for key in computed if key not in self._values]
         if unknown:
             raise described.refuse(f"input {unknown[0]!r} is produced by nothing before it")
         if not computed and constants:
-            self._fold(described, node.output[0])
+            self._fold(described, node.output)
             return
         layer = build_layer(described)
         setattr(layer, ORIGIN, (name, node.op_type))
         target = self._register(name, layer)
-        self._values[node.output[0]] = self._graph.call_module(target, tuple(self._values[key] for key in computed))
+        result = self._graph.call_module(target, tuple(self._values[key] for key in computed))
+        if node.op_type != "Split":
+            self._values[node.output[0]] = result
+            return
+        for place, output in enumerate(node.output):
+            self._values[output] = self._graph.call_function(operator.getitem, (result, place))
 
     def finish(self) -> nn.Module:
         outputs = []
@@ -103,10 +120,12 @@ class _Builder:
         module = fx.GraphModule(self._root, self._graph, self._source.name or "OnnxGraph")
         return module.eval().requires_grad_(False)
 
-    def _fold(self, node: Node, output: str) -> None:
-        first = Node(node.op, node.name, node.attributes, {k: v for k, v in node.constants.items() if k}, node.inputs)
+    def _fold(self, node: Node, outputs: Sequence[str]) -> None:
+        constants = {place: value for place, value in node.constants.items() if place}
         with torch.no_grad():
-            self._constants[output] = build_layer(first)(node.constants[0]).detach()
+            result = build_layer(replace(node, constants=constants))(node.constants[0])
+        for output, value in zip(outputs, result if isinstance(result, tuple) else (result,), strict=False):
+            self._constants[output] = value.detach()
 
     def _register(self, name: str, layer: nn.Module) -> str:
         base = name.replace(".", "_") or "node"
@@ -136,6 +155,11 @@ def _tensor(tensor: onnx.TensorProto) -> torch.Tensor:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         return torch.from_numpy(np.empty(0, dtype)).new_empty(tuple(tensor.dims), device="meta")
     return torch.from_numpy(np.array(numpy_helper.to_array(tensor)))  # a copy: torch wants writable memory
+
+
+def _constant(entry: tuple[str, Any]) -> torch.Tensor:
+    name, value = entry
+    return value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=_CONSTANTS[name])
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

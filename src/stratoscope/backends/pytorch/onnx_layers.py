@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-import numpy as np
 import torch
 from torch import nn
 
-from stratoscope.backends.pytorch.onnx_node import Function, Node, WithConstants
+from stratoscope.backends.pytorch.onnx_elementwise import ELEMENTWISE
+from stratoscope.backends.pytorch.onnx_node import Factory, Function, Node, calling
+from stratoscope.backends.pytorch.onnx_reductions import REDUCTIONS
+from stratoscope.backends.pytorch.onnx_shapes import SHAPES
 from stratoscope.backends.pytorch.onnx_windows import average_pool, convolution, max_pool, pad
 
 
@@ -72,36 +74,6 @@ def _local_response_norm(node: Node) -> nn.Module:
     return nn.LocalResponseNorm(size, alpha=alpha, beta=beta, k=float(node.attributes.get("bias", 1.0)))
 
 
-def _reshape(node: Node) -> nn.Module:
-    target = node.integers(1, "shape")
-    assert target is not None
-    copies = not node.attributes.get("allowzero", 0)
-
-    def reshape(value: torch.Tensor) -> torch.Tensor:
-        return value.reshape([value.shape[i] if size == 0 and copies else size for i, size in enumerate(target)])
-
-    return Function(reshape)
-
-
-def _flatten(node: Node) -> nn.Module:
-    axis = int(node.attributes.get("axis", 1))
-    return Function(lambda value: value.reshape(int(np.prod(value.shape[:axis])), -1))
-
-
-def _transpose(node: Node) -> nn.Module:
-    order = node.attributes.get("perm")
-    return Function(lambda value: value.permute(*(order if order is not None else reversed(range(value.dim())))))
-
-
-def _concat(node: Node) -> nn.Module:
-    axis = int(node.attributes["axis"])
-    return _calling(node, lambda *values: torch.cat(values, axis))
-
-
-def _softmax(node: Node) -> nn.Module:
-    return nn.Softmax(int(node.attributes.get("axis", -1)))
-
-
 def _clip(node: Node) -> nn.Module:
     low, high = (
         float(node.attributes[name]) if name in node.attributes else node.number(place)
@@ -112,32 +84,6 @@ def _clip(node: Node) -> nn.Module:
     return Function(lambda value: value.clamp(low, high))
 
 
-def _unsqueeze(node: Node) -> nn.Module:
-    axes = node.integers(1, "axes")
-    assert axes is not None
-
-    def unsqueeze(value: torch.Tensor) -> torch.Tensor:
-        rank = value.dim() + len(axes)
-        for axis in sorted(axis % rank for axis in axes):
-            value = value.unsqueeze(axis)
-        return value
-
-    return Function(unsqueeze)
-
-
-def _squeeze(node: Node) -> nn.Module:
-    axes = node.integers(1, "axes")
-    return Function(lambda value: value.squeeze() if axes is None else value.squeeze(tuple(axes)))
-
-
-def _reduce_mean(node: Node) -> nn.Module:
-    axes = node.integers(1, "axes")
-    keep = bool(node.attributes.get("keepdims", 1))
-    if not axes:
-        raise node.refuse("no axes are given")
-    return Function(lambda value: value.mean(tuple(axes), keepdim=keep))
-
-
 def _leaky(node: Node) -> nn.Module:
     return nn.LeakyReLU(float(node.attributes.get("alpha", 0.01)))
 
@@ -146,55 +92,20 @@ def _dropout(node: Node) -> nn.Module:
     return nn.Dropout(float(node.attributes.get("ratio", 0.5)))
 
 
-def _calling(node: Node, call: Callable[..., torch.Tensor]) -> nn.Module:
-    return WithConstants(call, node.constants) if node.constants else Function(call)
-
-
-def _summing(node: Node) -> nn.Module:
-    def add(first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-        for other in others:
-            first = first + other
-        return first
-
-    return _calling(node, add)
-
-
-def _plain(kind: Callable[[], nn.Module]) -> Callable[[Node], nn.Module]:
-    return lambda node: kind()
-
-
-def _pairwise(call: Callable[..., torch.Tensor]) -> Callable[[Node], nn.Module]:
-    return lambda node: _calling(node, call)
-
-
-_FACTORIES: Final[Mapping[str, Callable[[Node], nn.Module]]] = {
-    "Add": _pairwise(torch.add),
+_FACTORIES: Final[Mapping[str, Factory]] = {
+    **ELEMENTWISE,
+    **REDUCTIONS,
+    **SHAPES,
     "AveragePool": average_pool,
     "BatchNormalization": _batch_norm,
     "Clip": _clip,
-    "Concat": _concat,
     "Conv": convolution,
-    "Div": _pairwise(torch.div),
     "Dropout": _dropout,
-    "Flatten": _flatten,
     "Gemm": _gemm,
     "GlobalAveragePool": lambda node: Function(lambda x: x.mean(tuple(range(2, x.dim())), keepdim=True)),
-    "Identity": _plain(nn.Identity),
     "LRN": _local_response_norm,
     "LeakyRelu": _leaky,
-    "MatMul": _pairwise(torch.matmul),
+    "MatMul": lambda node: calling(node, torch.matmul),
     "MaxPool": max_pool,
-    "Mul": _pairwise(torch.mul),
     "Pad": pad,
-    "ReduceMean": _reduce_mean,
-    "Relu": _plain(nn.ReLU),
-    "Reshape": _reshape,
-    "Sigmoid": _plain(nn.Sigmoid),
-    "Softmax": _softmax,
-    "Squeeze": _squeeze,
-    "Sub": _pairwise(torch.sub),
-    "Sum": _summing,
-    "Tanh": _plain(nn.Tanh),
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
 }
