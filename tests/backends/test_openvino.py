@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,7 +15,7 @@ from onnx import TensorProto, helper
 
 from stratoscope.backends.base import Backend, BackendOptions, TraceSession, TracingBackend
 from stratoscope.backends.onnxruntime import OnnxRuntimeBackend
-from stratoscope.backends.openvino import CALLS_A_COMPILATION, OpenVinoBackend
+from stratoscope.backends.openvino import CALLS_A_COMPILATION, OpenVinoBackend, _Call
 from stratoscope.backends.registry import get_backend
 from stratoscope.errors import BackendError
 from stratoscope.models.resolve import resolve
@@ -116,3 +119,27 @@ def test_wrong_shape_and_unsupported_operator_are_one_clear_line(
     with pytest.raises(BackendError, match="OpenVINO cannot") as refused:
         OpenVinoBackend().load(model, ONE_THREAD)
     assert "\n" not in str(refused.value)
+
+
+def test_a_layer_whose_mean_falls_to_zero_in_one_call_stays_a_layer() -> None:
+    """OpenVINO calls what takes less than half a microsecond not run."""
+    status = enum.Enum("status", "NOT_RUN EXECUTED")
+
+    def counters(times_us: Sequence[int]) -> SimpleNamespace:
+        told = [
+            SimpleNamespace(
+                status=status.EXECUTED if time_us else status.NOT_RUN, real_time=timedelta(microseconds=time_us),
+                node_name=f"node{place}", node_type="Convolution", exec_type="any",
+            )
+            for place, time_us in enumerate(times_us)
+        ]  # fmt: skip
+        return SimpleNamespace(profiling_info=told)
+
+    session = OpenVinoBackend().open_trace(resolve("digits"), BackendOptions(threads=1))
+    session._names = dict  # type: ignore[method-assign]
+    for means in ([5, 1, 0], [5, 0, 0], [7, 1, 0]):
+        session._idle.append(counters(means))
+        session._calls.append(_Call(0, 10_000, 1, session._read_counters()))
+    spans = session.finish().filter(pl.col("level") == 30)
+    assert spans["name"].to_list() == ["node0", "node1"] * 3
+    assert (spans["end_ns"] - spans["start_ns"]).to_list() == [5000, 1000, 5000, 0, 11000, 3000]

@@ -108,7 +108,7 @@ class OpenVinoSession:
 
 
 class _Call(NamedTuple):
-    """One traced inference: our clock around it, and the time of each layer in microseconds."""
+    """One traced inference: our clock around it, and the time of each node in microseconds."""
 
     start_ns: int
     end_ns: int
@@ -123,7 +123,8 @@ class OpenVinoTraceSession(OpenVinoSession):
         super().__init__(model, options, counters=True)
         self._path = model.path
         self._calls: list[_Call] = []
-        self._layers: list[dict[str, Any]] = []
+        self._nodes: list[dict[str, Any]] = []
+        self._executed: set[int] = set()
         self._totals: list[int] = []
         self._count = 0
 
@@ -153,16 +154,17 @@ class OpenVinoTraceSession(OpenVinoSession):
         if self._compiled is None:
             raise BackendError(f"the trace of {self._name!r} has ended already", hint="open another trace session")
         rows: list[tuple[Any, ...]] = []
-        texts = [json.dumps(layer) for layer in self._layers]
+        layers = [(place, node["name"], json.dumps(node)) for place, node in enumerate(self._nodes)]
+        layers = [layer for layer in layers if layer[0] in self._executed]
         for run, call in enumerate(self._calls):
             model = len(rows)
-            clipped = sum(duration < 0 for duration in call.times_us)
+            clipped = sum(call.times_us[place] < 0 for place, _, _ in layers)
             told = {"layers_placed": "one after another", "resolution_ns": _US, "layers_below_zero": clipped}
             rows.append((model, None, 20, self._name, call.thread, call.start_ns, call.end_ns, run, json.dumps(told)))
             at = call.start_ns
-            for layer, text, duration in zip(self._layers, texts, call.times_us, strict=True):
-                end = at + max(duration, 0) * _US
-                rows.append((len(rows), model, 30, layer["name"], call.thread, at, end, run, text))
+            for place, name, text in layers:
+                end = at + max(call.times_us[place], 0) * _US
+                rows.append((len(rows), model, 30, name, call.thread, at, end, run, text))
                 at = end
         self.close()
         columns = ("span", "parent", "level", "name", "track", "start_ns", "end_ns", "run", "attributes")
@@ -187,16 +189,21 @@ class OpenVinoTraceSession(OpenVinoSession):
         return {} if self._path is None else executed_names(self._compiled, Authored.of(self._path))
 
     def _read_counters(self) -> list[int]:
-        """Microseconds of each executed layer in the last call, from the running means before and after it."""
-        told = [one for one in self._idle[-1].profiling_info if one.status == type(one.status).EXECUTED]
+        """Microseconds of each node in the last call, from the running means before and after it.
+
+        OpenVINO calls a node executed where its mean is not zero, so that one of half a microsecond is now and then
+        not: whatever was executed once is a layer.
+        """
+        told = list(self._idle[-1].profiling_info)
         self._count += 1
         totals = [round(one.real_time.total_seconds() * 1e6) * self._count for one in told]
-        if not self._layers:
+        if not self._nodes:
             names = self._names()
-            self._layers = [_described(one, names) for one in told]
+            self._nodes = [_described(one, names) for one in told]
         before = self._totals or [0] * len(totals)
-        if len(totals) != len(self._layers) or len(before) != len(totals):
-            raise BackendError(f"OpenVINO counts {len(totals)} layers of {self._name!r}, before {len(self._layers)}")
+        if len(totals) != len(self._nodes) or len(before) != len(totals):
+            raise BackendError(f"OpenVINO counts {len(totals)} nodes of {self._name!r}, before {len(self._nodes)}")
+        self._executed.update(place for place, one in enumerate(told) if one.status == type(one.status).EXECUTED)
         self._totals = totals
         return [now - earlier for now, earlier in zip(totals, before, strict=True)]
 
