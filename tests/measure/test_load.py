@@ -69,7 +69,7 @@ def test_the_servers_targets_are_measured_and_recorded(
     section = run_load(null_session(0.002), tiny_model, quick(ScenarioKind.SERVER, concurrency=1)).section
     assert section.scenario.target_qps is not None
     assert section.scenario.target_latency_s is not None
-    assert section.scenario.target_qps <= 0.7 / 0.002
+    assert section.scenario.target_qps <= 350.0  # 0.7 / 0.002, in three digits
     assert section.scenario.target_latency_s >= 10 * 0.002
     given = quick(ScenarioKind.SERVER, target_qps=100.0, target_latency_s=1.0)
     assert run_load(null_session(0.0002), tiny_model, given).section.scenario == given
