@@ -31,7 +31,10 @@ class NoiseBlocks:
         self._snapshots = [self._thread.snapshot()]
 
     def mark(self) -> None:
-        """Ends a block and opens the next; a few microseconds. The first mark starts what `start` has not."""
+        """Ends a block and opens the next: some microseconds, ten times that behind a large model.
+
+        The first mark starts what `start` has not.
+        """
         if self._thread is None:
             self.start()
         else:

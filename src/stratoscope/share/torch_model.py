@@ -126,8 +126,8 @@ def load_torch(
 def build_hollow(factory: Callable[[], nn.Module]) -> nn.Module:
     """The module with its structure alone: every tensor on the meta device, and none of them initialised.
 
-    An initialiser of a meta tensor computes nothing, but costs 60 us each (1 of 3 ms for 24 linear layers, 30 of 50 ms
-    for GPT-2), so it is left out.
+    An initialiser of a meta tensor computes nothing, but goes through Python's dispatch (about a third of building 24
+    linear layers, half of building GPT-2), so it is left out.
     """
     import torch
     from torch.overrides import TorchFunctionMode
