@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -277,6 +278,21 @@ def test_a_run_that_can_be_kept_nowhere_says_so(
     monkeypatch.setattr(os, "getcwd", lambda: str(tmp_path / "gone too"))
     with pytest.raises(StoreError, match="nor could the run be kept"):
         save_run(tmp_path / "missing/results.db", make_record())
+
+
+def test_a_disk_that_fills_up_while_a_run_is_kept_leaves_no_folder(
+    tmp_path: Path, make_record: MakeRecord, temporary_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, content: bytes) -> None:
+        file.write_bytes(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("stratoscope.store.store.write_atomically", full)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="nor could the run be kept"):
+        save_run(tmp_path / "missing/results.db", make_record())
+    assert list(temporary_folder.iterdir()) == []
+    assert [one for one in tmp_path.iterdir() if one != temporary_folder] == []
 
 
 def test_an_invalid_id_does_not_lose_the_run(

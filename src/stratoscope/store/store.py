@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from datetime import datetime
@@ -225,6 +226,7 @@ def rescue(
     if not is_run_id(record.id):
         record = record.model_copy(update={"id": new_run_id()})
     for parent in dict.fromkeys((tempfile.gettempdir(), os.getcwd())):
+        folder = None
         try:
             folder = Path(tempfile.mkdtemp(prefix="stratoscope-run-", dir=parent))
             artifacts = write_artifacts(folder / "run.artifacts", record.id, {"samples": samples, "spans": spans})
@@ -232,6 +234,8 @@ def rescue(
             file = folder / "run.jsonl"
             write_atomically(file, (kept.model_dump_json(by_alias=True) + "\n").encode())
         except (OSError, StoreError):
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             continue
         way_out = f"; then `stratoscope results merge {file}`" if error.hint else f"`stratoscope results merge {file}`"
         return StoreError(f"{error.message}; the run is kept in {file}", hint=f"{error.hint or ''}{way_out}")
