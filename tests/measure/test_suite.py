@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from stratoscope.errors import MeasurementError, ModelError, StoreError
 from stratoscope.explain.compose.assembly import POINT, STATES, estimates, saving, times_of
 from stratoscope.explain.compose.synthesis import synthesize
-from stratoscope.measure.sequence import RunnableBrick, compare_with_whole, measure_groups, protocol_of
+from stratoscope.measure.runnable import RunnableBrick
+from stratoscope.measure.sequence import compare_with_whole, measure_groups, protocol_of
 from stratoscope.measure.suite import Suite, build_suite, candidate_of, read_suite, write_suite
 from stratoscope.models.resolve import resolve
 from stratoscope.spec.performance import Candidate, Environment, Part, PartMeasurement, Protocol

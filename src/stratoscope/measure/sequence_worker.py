@@ -1,7 +1,8 @@
 """The process behind sequence.py: holds the bricks of a model, and calls them as the model would, or hot, or evicted.
 
-One JSON line in, one out. All sessions of ONNX Runtime allocate from one arena, and tensors of one type and size share
-a few buffers in turn, so that a brick finds its input where the brick before left its output, as inside the model.
+One JSON line in, one out. All sessions of ONNX Runtime allocate from one arena, and the inputs of all bricks lie in the
+same memory, which is written before each call as the brick before would have: so the caches hold what they hold inside
+the model.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import math
+import mmap
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +23,7 @@ import numpy as np
 import onnx
 
 from stratoscope.graph.brick_model import index_ranges, with_weights
+from stratoscope.measure.observed import observed
 from stratoscope.measure.parts.candidates import MODULES
 from stratoscope.measure.parts.library import Job, Prepared
 from stratoscope.spec.performance import Candidate
@@ -33,6 +37,8 @@ _LEVELS: Final = {
 }
 _SPREAD: Final = 3.0  # deviation of inputs: as that of single layers, so that clipping activations clip
 _MOST_WORDS: Final = 300
+_POOL_BYTES: Final = 1 << 28  # reserved for the inputs of bricks at one place; pages come with the first touch
+_LINE: Final = 64  # bytes of a line of the cache; NumPy begins large arrays 16 bytes into one
 
 
 class Server:
@@ -41,7 +47,8 @@ class Server:
     def __init__(self, candidate: Candidate, threads: int, evict_bytes: int, folder: Path) -> None:
         self._candidate, self._threads, self._folder = candidate, threads, folder
         self._calls: dict[int, Callable[[], object]] = {}
-        self._buffers: dict[tuple[str, int, int], np.ndarray[Any, Any]] = {}
+        self._inputs: dict[int, list[np.ndarray[Any, Any]]] = {}
+        self._pools: list[np.ndarray[Any, Any]] = []
         self._filler = np.ones(max(evict_bytes, 8) // 8, np.int64)
         if candidate.library == RUNTIME:
             import onnxruntime
@@ -56,16 +63,17 @@ class Server:
         message = onnx.load_model_from_string(model)
         for initializer in message.graph.initializer:
             initializer.ClearField("raw_data")
-        taken: set[int] = set()
-        feeds = self._feeds(message, question["seed"], taken)
+        feeds = self._feeds(message, question["seed"])
         number = question["number"]
+        self._inputs[number] = [value.reshape(-1).view(np.uint8) for value in feeds.values()]
         if self._candidate.library != RUNTIME:
             path = self._folder / "weighted.onnx"
             path.write_bytes(model)
             return self._prepare(number, path, feeds, empty=number < 0)
+        model, count = observed(model) if question["inside"] else (model, 0)
         session = self._session(model, shared=True)
-        self._calls[number] = self._bound(session, feeds, taken)
-        return {"threads": session.get_session_options().intra_op_num_threads}
+        self._calls[number] = _bound(session, feeds)
+        return {"threads": session.get_session_options().intra_op_num_threads, "observed": count}
 
     def _prepare(
         self, number: int, path: Path, feeds: Mapping[str, np.ndarray[Any, Any]], *, empty: bool = False
@@ -98,64 +106,41 @@ class Server:
             feeds = {name: np.ascontiguousarray(stored[name]) for name in stored.files}
         if self._candidate.library != RUNTIME:
             return self._prepare(question["number"], Path(question["model"]), feeds)
-        import onnxruntime
-
         session = self._session(question["model"], shared=False)
-        binding = session.io_binding()
-        held: list[Any] = [feeds]
-        for name, value in feeds.items():
-            held.append(onnxruntime.OrtValue.ortvalue_from_numpy(value))
-            binding.bind_ortvalue_input(name, held[-1])
-        for output in session.get_outputs():
-            binding.bind_output(output.name, "cpu")
-        self._calls[question["number"]] = _holding(session, binding, held)
+        self._calls[question["number"]] = _bound(session, feeds)
         return {"threads": session.get_session_options().intra_op_num_threads}
 
-    def _feeds(self, model: onnx.ModelProto, seed: int, taken: set[int]) -> dict[str, np.ndarray[Any, Any]]:
-        """Inputs; those of float32 lie in buffers that the bricks share."""
+    def _feeds(self, model: onnx.ModelProto, seed: int) -> dict[str, np.ndarray[Any, Any]]:
+        """Inputs; those of float32 lie in memory that the bricks share."""
         generator = np.random.Generator(np.random.PCG64([seed, 1]))
         ranges = index_ranges(model)
         feeds: dict[str, np.ndarray[Any, Any]] = {}
+        place = 0
         for value in model.graph.input:
             tensor = value.type.tensor_type
             dims = [dim.dim_value for dim in tensor.shape.dim]
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
             if dtype == np.float32:
-                buffer = self._buffer(dims, taken)
-                np.copyto(buffer, generator.standard_normal(dims, dtype=np.float32) * np.float32(_SPREAD))
+                feed = self._pooled(place, dims)
+                place += 1
+                np.copyto(feed, generator.standard_normal(dims, dtype=np.float32) * np.float32(_SPREAD))
             elif dtype.kind in "fV":
-                buffer = generator.standard_normal(dims, dtype=np.float32).astype(dtype)
+                feed = generator.standard_normal(dims, dtype=np.float32).astype(dtype)
             elif dtype == np.bool_:
-                buffer = np.ones(dims, np.bool_)
+                feed = np.ones(dims, np.bool_)
             else:
-                buffer = generator.integers(0, max(ranges.get(value.name, 2), 1), dims).astype(dtype)
-            feeds[value.name] = buffer
+                feed = generator.integers(0, max(ranges.get(value.name, 2), 1), dims).astype(dtype)
+            feeds[value.name] = feed
         return feeds
 
-    def _bound(self, session: Any, feeds: dict[str, np.ndarray[Any, Any]], taken: set[int]) -> Callable[[], object]:
-        import onnxruntime
-
-        binding = session.io_binding()
-        held: list[Any] = [feeds]
-        for name, value in feeds.items():
-            held.append(onnxruntime.OrtValue.ortvalue_from_numpy(value))
-            binding.bind_ortvalue_input(name, held[-1])
-        names = [output.name for output in session.get_outputs()]
-        for name, result in zip(names, session.run(names, feeds), strict=True):
-            place = self._buffer(result.shape, taken) if result.dtype == np.float32 else np.empty_like(result)
-            held += [place, onnxruntime.OrtValue.ortvalue_from_numpy(place)]
-            binding.bind_ortvalue_output(name, held[-1])
-        return _holding(session, binding, held)
-
-    def _buffer(self, dims: Any, taken: set[int]) -> np.ndarray[Any, Any]:
-        """A shared float32 buffer of this shape that the brick does not use yet."""
-        size = int(np.prod(dims, dtype=np.int64))
-        turn = 0
-        while (key := ("float32", size, turn)) in self._buffers and id(self._buffers[key]) in taken:
-            turn += 1
-        flat = self._buffers.setdefault(key, np.ones(size, np.float32))
-        taken.add(id(flat))
-        return flat.reshape(tuple(dims))
+    def _pooled(self, place: int, dims: Sequence[int]) -> np.ndarray[Any, Any]:
+        """The memory of the float32 inputs at one place: of all bricks the same, as far as they reach."""
+        size = math.prod(dims)
+        while len(self._pools) <= place:
+            self._pools.append(_reserved(_POOL_BYTES // 4))
+        if size > self._pools[place].size:
+            self._pools[place] = _reserved(2 * size)  # bricks before keep theirs
+        return self._pools[place][:size].reshape(tuple(dims))
 
     def sample(self, question: Mapping[str, Any]) -> dict[str, dict[str, list[int]]]:
         """Wall nanoseconds of calls by number, and CPU nanoseconds likewise, in one cache state.
@@ -171,6 +156,8 @@ class Server:
             for turn in range(repeats + 1):  # the first pass brings caches to what passes leave in them
                 further.sum()
                 for number in order:
+                    for data in self._inputs.get(number, ()):
+                        np.bitwise_or(data, 0, out=data)  # written anew, the same
                     self._time(number, wall, cpu, keep=turn > 0)
         for number in order if state != "sequence" else ():
             if state == "hot":
@@ -191,6 +178,25 @@ class Server:
         if keep:
             wall[number].append(end - start)
             cpu[number].append(cpu_end - cpu_start)
+
+
+def _reserved(size: int) -> np.ndarray[Any, Any]:
+    """float32 zeros that begin with a line of the cache, in pages of the usual size, as runtimes allocate."""
+    return np.frombuffer(mmap.mmap(-1, 4 * size + _LINE), np.float32)[_LINE // 4 :][:size]
+
+
+def _bound(session: Any, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], object]:
+    """A call with inputs in this memory and outputs in memory that stays."""
+    import onnxruntime
+
+    binding = session.io_binding()
+    held: list[Any] = [feeds]
+    for name, value in feeds.items():
+        held.append(onnxruntime.OrtValue.ortvalue_from_numpy(value))
+        binding.bind_ortvalue_input(name, held[-1])
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cpu")
+    return _holding(session, binding, held)
 
 
 def _holding(session: Any, binding: Any, held: list[Any]) -> Callable[[], object]:

@@ -21,7 +21,7 @@ from stratoscope.graph.brick_model import MAX_SKELETON_BYTES, key_of, skeleton
 from stratoscope.graph.bricks import Brick, bricks_of
 from stratoscope.graph.cuts import Rule, nominal_seconds
 from stratoscope.graph.onnx_reader import read_graph
-from stratoscope.measure.sequence import RunnableBrick
+from stratoscope.measure.runnable import RunnableBrick
 from stratoscope.spec.base import Document
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.options import BackendOptions
@@ -97,7 +97,8 @@ class Suite:
             new = {key for key in order if key not in taken and wanted(key)}
             before = dict(zip(order[1:], order, strict=False))
             runs = new | {before[key] for key in new if key in before}
-            group = [self._runnable(key, wanted=key in new) for key in order if key in runs]
+            last = model.places[-1].key if model.places else None
+            group = [self._runnable(key, wanted=key in new, last=key == last) for key in order if key in runs]
             if group:
                 every = sum(place.times * self._parameter_bytes(place.key) for place in model.places)
                 once = sum(self._parameter_bytes(key) for key in runs)
@@ -109,9 +110,9 @@ class Suite:
     def _parameter_bytes(self, key: str) -> int:
         return self.index.bricks[key].part.parameter_bytes or 0
 
-    def _runnable(self, key: str, *, wanted: bool) -> RunnableBrick:
+    def _runnable(self, key: str, *, wanted: bool, last: bool) -> RunnableBrick:
         brick = self.index.bricks[key]
-        return RunnableBrick(brick.part, self.skeletons.get(key, b""), brick.problem, wanted)
+        return RunnableBrick(brick.part, self.skeletons.get(key, b""), brick.problem, wanted, last=last)
 
 
 def build_suite(

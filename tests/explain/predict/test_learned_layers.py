@@ -17,7 +17,7 @@ from stratoscope.explain.predict.scaling import Resources
 from stratoscope.graph.brick_model import skeleton
 from stratoscope.graph.bricks import bricks_of
 from stratoscope.graph.onnx_reader import read_graph
-from stratoscope.measure.sequence import RunnableBrick
+from stratoscope.measure.runnable import RunnableBrick
 from stratoscope.spec.performance import Part
 
 HERE = Resources(100e9, ((2.0**15, 400e9), (2.0**20, 100e9), (math.inf, 20e9)), "here")

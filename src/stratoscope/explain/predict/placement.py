@@ -19,7 +19,7 @@ from onnx import TensorProto, ValueInfoProto, helper
 from stratoscope.explain.predict.scaling import Resources
 from stratoscope.graph.brick_model import parse_skeleton
 from stratoscope.graph.element_types import stored_bytes, type_name
-from stratoscope.measure.sequence import RunnableBrick
+from stratoscope.measure.runnable import RunnableBrick
 from stratoscope.spec.performance import Part
 
 Role = Literal["input", "weight", "output"]
