@@ -109,3 +109,11 @@ def test_p25_of_a_model_is_not_the_sum_of_its_bricks_p25_but_that_of_their_sums(
     assert even.seconds().require() == 1.0
     assert found.latency.value == pytest.approx(250 - 0.6745 * 125**0.5, abs=0.8)
     assert found.latency == estimate([place("a")] * 100, {"a": even}, {}, {}).latency  # the draw is always the same
+
+
+def test_one_disturbed_sample_does_not_reach_every_pass() -> None:
+    quiet = (1.0, 1.01, 1.02, 1.0, 1.01, 1.02, 1.0, 1.01)
+    known = {"a": measured("a", 1.0).model_copy(update={"samples_s": quiet})}
+    disturbed = {"a": measured("a", 1.0).model_copy(update={"samples_s": (*quiet, 1.6)})}
+    expected = estimate([place("a")] * 12, known, {}, {}).latency.require()
+    assert estimate([place("a")] * 12, disturbed, {}, {}).latency.require() == pytest.approx(expected, rel=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -17,6 +17,8 @@ CONFIDENCE: Final = 0.95
 #: Passes of the model that are drawn from the samples of its bricks, and the part of them that the latency is above.
 DRAWS: Final = 2000
 QUARTILE: Final = 0.25
+#: A sample so many interquartile ranges above the third quartile is far out (Tukey, 1977): something else ran then.
+FAR_OUT: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,9 @@ def estimate(
 
     The latency is what p25 of the model's calls would be: p25 of 2,000 passes, each the sum of one sample a place,
     drawn at random, without the cost of its call, and one call. (The sum of the bricks' own p25 would be too small:
-    not every brick of a pass is undisturbed at once.) Bricks without a time are made up for by the share of nominal
-    work that they stand for. Where no brick has a time, the quantities are unavailable.
+    not every brick of a pass is undisturbed at once.) Samples that are far out are not drawn: one among nine would be
+    in every pass of a brick with twelve places. Bricks without a time are made up for by the share of nominal work that
+    they stand for. Where no brick has a time, the quantities are unavailable.
     """
     whole = sum(one.nominal_s * one.times for one in places)
     unique = dict.fromkeys(one.key for one in places)
@@ -124,7 +127,7 @@ def _sum(
     for key, one in timed.items():
         seconds = one.seconds()
         if counts[key] > 0:
-            drawn = generator.choice(np.array(one.counted_samples_s), (DRAWS, counts[key]))
+            drawn = generator.choice(_without_far_out(one.counted_samples_s), (DRAWS, counts[key]))
             passes += drawn.sum(axis=1) - counts[key] * one.overhead_s
         else:  # what overlapping sequences share is taken off them: its own spread would be counted twice
             passes += counts[key] * seconds.require()
@@ -143,6 +146,11 @@ def _sum(
         ci_high=(total + half) / coverage,
         confidence=CONFIDENCE,
     )
+
+
+def _without_far_out(samples: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    first, third = np.quantile(samples, (0.25, 0.75))
+    return np.array([one for one in samples if one <= third + FAR_OUT * (third - first)])
 
 
 def _longest(places: Sequence[Placed], point: Mapping[str, PartMeasurement], coverage: float) -> Quantity:
