@@ -3,14 +3,17 @@
     python benchmarks/compose.py accuracy [MODEL ...] [--batch-size N] [--no-bracket | --whole-only] [--json FILE]
     python benchmarks/compose.py granularity [MODEL ...] [--json FILE]
     python benchmarks/compose.py wall [MODEL ...] [--batch-size N] [--json FILE]
+    python benchmarks/compose.py repeat [MODEL ...] [--batch-size N] [--json FILE]
     python benchmarks/compose.py build [--json FILE]
     python benchmarks/compose.py show FILE
 
 accuracy: ONNX Runtime, one thread; without MODEL the whole zoo. Rows are added to FILE by model and batch size, so that
 the zoo can be measured in several goes, and each row is one interleaved run. granularity: the same for windows of G
 layers, as DLBricks has them, and for overlapping sequences. wall: seconds to measure the suite of unique bricks, with
-building, loading and stopping rule, beside measuring every model end to end under the same rule. build: seconds and
-memory of cutting 25, 50 and 100 synthetic models of 1,000 nodes.
+building, loading and stopping rule, beside measuring every model end to end under the same rule. repeat: the composed
+latency in six processes one after the other, no model run beside it: how much it differs only for where memory happens
+to lie (`RESTARTS` in explain/compose/estimate.py; taken at batch size 2, so not from the rows that brackets are judged
+on). build: seconds and memory of cutting 25, 50 and 100 synthetic models of 1,000 nodes.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import time
 import tracemalloc
 from collections.abc import Sequence
@@ -43,6 +47,7 @@ from stratoscope.models.zoo import list_zoo
 from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.performance import CacheState, Environment, PartMeasurement
 
+PROCESSES = 6
 WAYS: tuple[tuple[str, GraphKind, Rule, int], ...] = (
     ("executed graph, single tensors", "executed", "tensor", 1),
     ("executed graph, every node", "executed", "node", 1),
@@ -221,6 +226,35 @@ def wall(names: Sequence[str], batch: int | None, file: Path | None) -> None:
         _write(file, {**held, "wall": [*kept, told]})
 
 
+def repeat(names: Sequence[str], batch: int | None, file: Path | None) -> None:
+    """The standard deviation of composed latencies from process to process, relative, by model and their median."""
+    machine, rows = environment(), []
+    for name in names:
+        suite = build_suite([resolve(name, batch_size=batch)])
+        found: list[float] = []
+        for _ in range(PROCESSES):
+            done: list[PartMeasurement] = []
+            protocols = [protocol_of(POINT)]
+            measure_groups(suite.groups(), suite.index.candidate, protocols, environment=machine, on_result=done.append)
+            times = {one.part.digest: one for one in done}
+            found.append(estimate(placed(suite, suite.index.models[0]), times, {}, {}).latency.require())
+        spread = statistics.stdev(found) / statistics.mean(found)
+        rows.append({"model": name, "batch": batch, "estimates_s": found, "spread": spread})
+        print(f"{name:20} x{batch} {spread:6.2%}  " + " ".join(f"{one * 1e3:.2f}" for one in found), flush=True)
+    print(_spreads(rows))
+    if file is not None:
+        _write(file, {**_read(file), "repeat": rows})
+
+
+def _spreads(rows: Sequence[dict[str, Any]]) -> str:
+    spreads = sorted((row["spread"], row["model"]) for row in rows)
+    return (
+        f"composed in {PROCESSES} processes, {len(rows)} models: standard deviation "
+        f"{statistics.median(spread for spread, _ in spreads):.1%} (median), "
+        + " to ".join(f"{spread:.1%} ({model})" for spread, model in (spreads[0], spreads[-1]))
+    )
+
+
 def synthetic(number: int, *, distinct: bool = False, layers: int = 1000) -> Any:
     """A model of 1,000 nodes: residual blocks of products, additions and activations; `number` sets its width.
 
@@ -317,6 +351,8 @@ def show(file: Path) -> None:
         saved("all batch sizes, the largest on the line through the others where it was not composed", rows, further)
     for told in held.get("wall", []):
         print(f"wall clock, batch {told['batch']}: {told['ratio']:.2f} times less, set-up included")
+    if held.get("repeat"):
+        print(_spreads(held["repeat"]))
     for told in held.get("build", []):
         print(
             f"building {told['models']} models of 1,000 nodes, {told['bricks']} unique bricks: "
@@ -347,7 +383,7 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["accuracy", "granularity", "wall", "build", "show"])
+    parser.add_argument("what", choices=["accuracy", "granularity", "wall", "repeat", "build", "show"])
     parser.add_argument("names", nargs="*", help="models, or the file to show")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--no-bracket", action="store_true")
@@ -364,6 +400,8 @@ def main() -> None:
         granularity(names, options.json)
     elif options.what == "wall":
         wall(names, options.batch_size, options.json)
+    elif options.what == "repeat":
+        repeat(names, options.batch_size, options.json)
     elif options.what == "build":
         build(options.json)
     else:

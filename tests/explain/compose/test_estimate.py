@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stratoscope.explain.compose.assembly import ModelEstimate, on_lines
-from stratoscope.explain.compose.estimate import Placed, estimate
+from stratoscope.explain.compose.estimate import RESTARTS, Placed, estimate
 from stratoscope.spec.performance import Candidate, Environment, Part, PartMeasurement, Protocol
 
 CANDIDATE = Candidate(library="onnxruntime", implementation="graph=off", version="1")
@@ -117,3 +117,11 @@ def test_one_disturbed_sample_does_not_reach_every_pass() -> None:
     disturbed = {"a": measured("a", 1.0).model_copy(update={"samples_s": (*quiet, 1.6)})}
     expected = estimate([place("a")] * 12, known, {}, {}).latency.require()
     assert estimate([place("a")] * 12, disturbed, {}, {}).latency.require() == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_interval_allows_for_where_memory_lies_in_the_next_process() -> None:
+    found = estimate([place("a")], {"a": measured("a", 1.0)}, {}, {}).latency
+    low, high = found.ci_low, found.ci_high
+    assert low is not None
+    assert high is not None
+    assert (high - low) / 2 == pytest.approx(1.96 * RESTARTS * found.require(), rel=1e-3)

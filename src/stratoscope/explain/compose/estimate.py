@@ -19,6 +19,10 @@ DRAWS: Final = 2000
 QUARTILE: Final = 0.25
 #: A sample so many interquartile ranges above the third quartile is far out (Tukey, 1977): something else ran then.
 FAR_OUT: Final = 3.0
+#: Relative standard deviation of a composed latency from process to process, for where memory happens to lie: median of
+#: eleven models at batch size 2, six processes each (`benchmarks/compose.py repeat`; 0.25 to 6.4 %).
+RESTARTS: Final = 0.009
+_NORMAL: Final = 1.96  # standard deviations of a 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,8 @@ def _sum(
             variance += (counts[key] * (seconds.ci_high - seconds.ci_low) / 2) ** 2
         samples = min(samples, len(one.counted_samples_s))
     total = max(call, float(np.quantile(passes, QUARTILE)))
-    # Places of one brick err together, bricks independently of each other.
-    half = math.sqrt(variance)
+    # Places of one brick err together, bricks independently of each other; where memory lies is common to all.
+    half = math.hypot(math.sqrt(variance), _NORMAL * RESTARTS * (total - call))
     return Quantity(
         value=total / coverage,
         unit="s",
