@@ -1,6 +1,7 @@
 """Holds composed latencies against models run end to end, in turns in one process; and what composing costs and saves.
 
     python benchmarks/compose.py accuracy [MODEL ...] [--batch-size N] [--no-bracket | --whole-only] [--json FILE]
+    python benchmarks/compose.py batches [MODEL ...] [--json FILE]
     python benchmarks/compose.py granularity [MODEL ...] [--json FILE]
     python benchmarks/compose.py wall [MODEL ...] [--batch-size N] [--json FILE]
     python benchmarks/compose.py repeat [MODEL ...] [--batch-size N] [--json FILE]
@@ -8,7 +9,9 @@
     python benchmarks/compose.py show FILE
 
 accuracy: ONNX Runtime, one thread; without MODEL the whole zoo. Rows are added to FILE by model and batch size, so that
-the zoo can be measured in several goes, and each row is one interleaved run. granularity: the same for windows of G
+the zoo can be measured in several goes, and each row is one interleaved run. batches: batch sizes 1, 2 and 4 of one model after the other, so that drift of the
+machine does not come between them; at 4 models from 20 ms on are measured end to end only (see `extrapolated`).
+granularity: the same for windows of G
 layers, as DLBricks has them, and for overlapping sequences. wall: seconds to measure the suite of unique bricks, with
 building, loading and stopping rule, beside measuring every model end to end under the same rule. repeat: the composed
 latency in six processes one after the other, no model run beside it: how much it differs only for where memory happens
@@ -48,6 +51,8 @@ from stratoscope.spec.model import LoadableModel
 from stratoscope.spec.performance import CacheState, Environment, PartMeasurement
 
 PROCESSES = 6
+#: Models below this are composed at every batch size: a line triples their noise, and they cost nothing.
+SHORT_S = 0.02
 WAYS: tuple[tuple[str, GraphKind, Rule, int], ...] = (
     ("executed graph, single tensors", "executed", "tensor", 1),
     ("executed graph, every node", "executed", "node", 1),
@@ -149,6 +154,18 @@ def whole_only(names: Sequence[str], batch: int | None, file: Path | None) -> No
             held = _read(file)
             kept = [one for one in held.get("whole", []) if (one["model"], one["batch"]) != (name, batch)]
             _write(file, {**held, "whole": [*kept, row]})
+
+
+def batches(names: Sequence[str], file: Path) -> None:
+    """Each model at three batch sizes: the first with its bracket, the last composed where a line would add noise."""
+    for name in names:
+        accuracy([name], 1, True, file)
+        accuracy([name], 2, False, file)
+        (row,) = (one for one in _read(file)["rows"] if (one["model"], one["batch"] or 1) == (name, 1))
+        if row.get("end_to_end_s", 0.0) < SHORT_S:
+            accuracy([name], 4, False, file)
+        else:
+            whole_only([name], 4, file)
 
 
 def extrapolated(held: dict[str, Any]) -> list[dict[str, Any]]:
@@ -383,7 +400,7 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["accuracy", "granularity", "wall", "repeat", "build", "show"])
+    parser.add_argument("what", choices=["accuracy", "batches", "granularity", "wall", "repeat", "build", "show"])
     parser.add_argument("names", nargs="*", help="models, or the file to show")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--no-bracket", action="store_true")
@@ -396,6 +413,10 @@ def main() -> None:
         whole_only(names, options.batch_size, options.json)
     elif options.what == "accuracy":
         accuracy(names, options.batch_size, not options.no_bracket, options.json, options.library)
+    elif options.what == "batches":
+        if options.json is None:
+            parser.error("batches needs --json FILE")
+        batches(names, options.json)
     elif options.what == "granularity":
         granularity(names, options.json)
     elif options.what == "wall":

@@ -33,6 +33,7 @@ from stratoscope.explain.predict.layers import LayerPredictor, Roof
 from stratoscope.explain.predict.learned import LearnedLayers
 from stratoscope.explain.predict.placement import LayerFacts, facts_of
 from stratoscope.explain.predict.scaling import WHOLE, Load, Resources, fit_exponents, resources_of, scaled
+from stratoscope.explain.predict.unmeasured import LEAST_S, roofline
 from stratoscope.host.capture import capture_hardware
 from stratoscope.host.roofs import Roofs
 from stratoscope.measure.machine.characterize import Request, characterize
@@ -42,8 +43,6 @@ from stratoscope.models.resolve import resolve
 from stratoscope.models.zoo import list_zoo
 from stratoscope.spec.performance import Environment, PartMeasurement
 
-#: Parts below this are mostly dispatch, which no roofline speaks of; they are counted, and left out of the errors.
-LEAST_S = 2e-6
 #: Layers from this on are told apart: below, where a layer finds its input decides more than the layer does.
 LONG_S = 20e-6
 #: Learned from other models and the calibration networks, from other models alone, nearest layers, plain roofline.
@@ -140,7 +139,6 @@ def layers(names: Sequence[str], file: Path, machine_file: Path) -> dict[str, An
         )
         for number, key in enumerate(own):
             part = facts[key].part
-            plain = max((part.flops_valid or 0) / here.flops_per_s, (part.bytes or 0) / here.bandwidth(part.bytes or 0))
             rows.append(
                 {
                     "model": model.name,
@@ -149,7 +147,7 @@ def layers(names: Sequence[str], file: Path, machine_file: Path) -> dict[str, An
                     "seconds": held[key],
                     **{name: float(values[number]) for name, values in found.items()},
                     "nearest": nearest.predict(part).seconds,
-                    "roofline": plain,
+                    "roofline": roofline(facts[key], here),
                 }
             )
     small = sum(0 < held.get(key, 0.0) < LEAST_S for key in having)

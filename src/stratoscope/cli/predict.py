@@ -1,4 +1,4 @@
-"""`stratoscope predict MODEL --machine FILE`: what a model takes on a machine that is not here."""
+"""`stratoscope predict MODEL`: what it takes on a machine that is not here, or here where it was never measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stratoscope.cli.options import DatabaseOption, JsonOption, WaitOption
+from stratoscope.errors import SpecError
 
 if TYPE_CHECKING:
     from stratoscope.host.roofs import Roofs
@@ -20,8 +21,22 @@ PredictedModels = Annotated[
 def predict(
     models: PredictedModels,
     machine: Annotated[
-        Path, typer.Option("--machine", help="The other machine: a file that `stratoscope machine --json` wrote there.")
-    ],
+        Path | None,
+        typer.Option(
+            "--machine",
+            help="The other machine: a file that `stratoscope machine --json` wrote there.",
+            show_default=False,
+        ),
+    ] = None,
+    layers: Annotated[
+        Path | None,
+        typer.Option(
+            "--layers",
+            metavar="SUITE",
+            help="This machine, without measuring: learn from this suite's layers (compose build --by node, run).",
+            show_default=False,
+        ),
+    ] = None,
     here: Annotated[
         Path | None,
         typer.Option("--here", help="This machine's file; default: its last record here.", show_default=False),
@@ -41,9 +56,22 @@ def predict(
 ) -> None:
     """Say what MODELS take on another machine, from bricks measured here and the roofs of both machines.
 
+    Or, with --layers, what they take here though they were never measured: layer by layer from those of other models,
+    with the error of models left out.
+
     Where the database has bricks measured there too (`compose export` there, `compose merge` here), the exponents of
     the scaling are fitted to them, and the interval is the error of parts left out of the fit.
     """
+    if (machine is None) == (layers is None):
+        raise SpecError(
+            "give either --machine FILE, for another machine, or --layers SUITE, for unmeasured models here"
+        )
+    if layers is not None:
+        if measure or threads_there is not None:
+            raise SpecError("--measure and --threads-there belong to --machine: --layers measures nothing")
+        _predict_layers(models, layers, here, threads, batch_size, json_file, db)
+        return
+    assert machine is not None
     from rich.console import Console
 
     from stratoscope.cli.compose import environment_here, measure_missing, suite_of, to_stdout, write_json
@@ -93,6 +121,40 @@ def predict(
     ]
     render_predictions(rows, Console(stderr=to_stdout(json_file)))
     write_json(json_file, "stratoscope/prediction/1", rows)
+
+
+def _predict_layers(
+    models: list[str],
+    layers: Path,
+    here: Path | None,
+    threads: int,
+    batch_size: list[int] | None,
+    json_file: Path | None,
+    db: str | None,
+) -> None:
+    from rich.console import Console
+
+    from stratoscope.cli.compose import environment_here, suite_of, to_stdout, write_json
+    from stratoscope.cli.progress import progress
+    from stratoscope.explain.compose.assembly import POINT, times_of
+    from stratoscope.explain.predict.scaling import resources_of
+    from stratoscope.explain.predict.unmeasured import known_layers, leave_one_out, predict_unmeasured
+    from stratoscope.host.roofs import Roofs
+    from stratoscope.measure.suite import read_suite
+    from stratoscope.report.predict_terminal import render_unmeasured
+    from stratoscope.store.performance import PerformanceDatabase
+
+    known_suite = read_suite(layers)
+    ours = resources_of(Roofs.load(here) if here is not None else _last_record(db), threads)
+    with PerformanceDatabase(db) as database:
+        known = known_layers(known_suite, times_of(known_suite, database, environment_here(), threads)[POINT])
+        suite = suite_of(models, known_suite.index.graph, "node", 1, None, batch_size, False)
+        times = times_of(suite, database, environment_here(), threads)[POINT]
+    with progress("predict") as tell:
+        judged = leave_one_out(known_suite, known, ours, tell)
+        rows = predict_unmeasured(suite, times, known, ours, judged)
+    render_unmeasured(rows, judged, len(known), Console(stderr=to_stdout(json_file)))
+    write_json(json_file, "stratoscope/unmeasured/1", rows)
 
 
 def _last_record(db: str | None) -> Roofs:

@@ -53,9 +53,14 @@ def observed(content: bytes) -> tuple[bytes, int]:
     return bytes(model.SerializeToString()), count
 
 
-def empty_model() -> bytes:
-    """One negation of one number: what every call costs. (Runtimes leave an Identity out where something follows.)"""
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "empty", values[:1], values[1:])
+def empty_model(*, inside: bool) -> bytes:
+    """What every call costs: one Identity of one number; or, of observed bricks, one Slice and nothing to observe."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [size]) for name, size in (("x", 2), ("y", 1))]
+    bounds = [numpy_helper.from_array(np.array([number], np.int64), name) for name, number in (("from", 0), ("to", 1))]
+    node = helper.make_node("Slice", ["x", "from", "to"], ["y"])
+    if not inside:
+        values[0], bounds = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1]), []
+        node = helper.make_node("Identity", ["x"], ["y"])
+    graph = helper.make_graph([node], "empty", values[:1], values[1:], bounds)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=IR_VERSION)
     return bytes(model.SerializeToString())

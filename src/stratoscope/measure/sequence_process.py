@@ -78,8 +78,8 @@ class Process:
         self, group: Sequence[RunnableBrick], order: Sequence[int], failures: dict[int, str]
     ) -> dict[str, Any]:
         """Opens the empty models and the bricks; what the runtime refuses goes into `failures`."""
-        self._open(EMPTY_OBSERVED, empty_model(), inside=True)
-        settings = self._open(EMPTY, empty_model(), inside=False)
+        self._open(EMPTY_OBSERVED, empty_model(inside=True), inside=False)
+        settings = self._open(EMPTY, empty_model(inside=False), inside=False)
         for number in order:
             self.present = number
             try:

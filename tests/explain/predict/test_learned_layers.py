@@ -56,17 +56,41 @@ def test_reuse_distances_are_those_of_the_shared_buffers() -> None:
     assert relu is not None
     assert product is not None
     assert tanh is not None
-    # All three share two buffers of 1 KiB, input and output in turn. Before the first one 16 KiB of others are read.
+    # All three share the memory of inputs, written just before, and that of outputs. First, 16 KiB of others are read.
     assert [(one.role, one.bytes, one.distance) for one in relu.accesses] == [
-        ("input", KIB, KIB + 16 * KIB),  # the output of the last layer was touched since
-        ("output", KIB, KIB + 16 * KIB),
+        ("input", KIB, 0),
+        ("output", KIB, KIB + 16 * KIB),  # the last layer's own; since then others, and the input
     ]
     assert [(one.role, one.bytes, one.distance) for one in product.accesses] == [
-        ("input", KIB, KIB),  # the output of the first one
-        ("weight", 4 * KIB, 18 * KIB),  # a whole pass ago: two buffers and what others read
+        ("input", KIB, 0),
+        ("weight", 4 * KIB, 18 * KIB),  # a whole pass ago: input, output and what others read
         ("output", KIB, 5 * KIB),  # the weights and the input
     ]
-    assert [one.distance for one in tanh.accesses] == [5 * KIB, KIB]
+    assert [one.distance for one in tanh.accesses] == [0, KIB]
+
+
+def test_an_output_larger_than_the_one_before_lies_in_part_where_none_has_been_for_long() -> None:
+    info = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [rows, 1024])
+        for name, rows in (("x", 1), ("y", 3))
+    ]
+    nodes = [
+        onnx.helper.make_node("Mul", ["x", "w"], ["a"]),
+        onnx.helper.make_node("Concat", ["a"] * 3, ["y"], axis=0),
+    ]
+    weight = onnx.numpy_helper.from_array(np.ones((1, 1024), np.float32), "w")
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "widening", info[:1], info[1:], [weight]),
+        opset_imports=[onnx.helper.make_opsetid("", 18)],
+        ir_version=8,
+    )
+    product, concat = facts_of(runnable(model))
+    assert product is not None
+    assert concat is not None
+    # Two thirds of the larger output, the input and the weights were touched since.
+    assert [one.distance for one in product.of("output")] == [16 * KIB]
+    # A third of the output where the product has just written: the input since. The rest a pass ago: the weights, too.
+    assert [one.distance for one in concat.of("output")] == pytest.approx([4 * KIB / 3 + 8 * KIB * 2 / 3])
 
 
 def test_a_brick_that_cannot_be_built_has_no_facts_and_leaves_the_others() -> None:

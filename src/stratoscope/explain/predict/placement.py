@@ -1,9 +1,10 @@
 """What is known of a layer before it is measured: its work, its form, and how far in the caches its data lie.
 
 A small copy or element-wise layer takes as long as its data are far away, and that is decided by the layers around it.
-So the bricks of a model are walked in their order with the buffers that `measure/sequence_worker.py` gives them, and
-each access gets its reuse distance: bytes of other data touched since the same data were touched last (LRU stack
-distance, Mattson et al., 1970), in a pass that follows another one.
+So the bricks of a model are walked in their order with the memory that `measure/sequence_worker.py` gives them (inputs
+that were just written, outputs where the brick before had its own), and each access gets its reuse distance: bytes of
+other data touched since the same data were touched last (LRU stack distance, Mattson et al., 1970), in a pass that
+follows another one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _ROLES: Final[tuple[Role, ...]] = ("input", "weight", "output")
 #: Bytes that distances are sorted by, beside their logarithm: what one core's caches hold, in powers of about 8.
 LEVELS: Final = (2.0**15, 2.0**20, 2.0**23, 2.0**25)
 _FURTHER: Final = "further"  # the buffer that stands for the weights of other places
+_FIRST_PIECE: Final = 1 << 12
 _LINE: Final = 64  # bytes that a vector load or a cache line moves
 
 
@@ -135,32 +137,39 @@ def facts_of(group: Sequence[RunnableBrick]) -> list[LayerFacts | None]:
             brick.part,
             walk[0],
             walk[1],
-            tuple(Access(role, shape, size, far) for (_, role, shape, size), far in zip(walk[2], reached, strict=True)),
+            tuple(Access(one.role, one.shape, one.bytes, far) for one, far in zip(walk[2], reached, strict=True)),
         )
         for brick, walk, reached in zip(group, walks, distances, strict=True)
     ]
 
 
-_Walk = list[tuple[Hashable, Role, tuple[int, ...], int]]
+@dataclass(frozen=True, slots=True)
+class _Touch:
+    """A tensor in memory: the pieces that it covers, with their bytes. Pieces of one pool are shared by all bricks."""
+
+    role: Role
+    shape: tuple[int, ...]
+    bytes: int
+    pieces: tuple[tuple[Hashable, int], ...]
+
+
+_Walk = list[_Touch]
 
 
 def _accesses(brick: RunnableBrick) -> tuple[str, dict[str, Any], _Walk]:
-    """Operator, attributes, and (buffer, role, shape, bytes) of each tensor, buffers shared as the worker shares."""
+    """Operator, attributes, and what is touched of which memory, shared as the worker and the runtime share it."""
     model = parse_skeleton(brick.skeleton)
     node = model.graph.node[0]
-    taken: set[Hashable] = set()
+    pools = {"input": 0, "output": 0}
     walk: _Walk = []
 
     def add(name: str, role: Role, code: int, shape: tuple[int, ...]) -> None:
-        elements = math.prod(shape)
-        place: Hashable = (brick.part.digest, name)
-        if role != "weight" and code == TensorProto.FLOAT:
-            turn = 0
-            while (elements, turn) in taken:
-                turn += 1
-            place = (elements, turn)
-            taken.add(place)
-        walk.append((place, role, shape, stored_bytes(type_name(code), elements) or 0))
+        size = stored_bytes(type_name(code), math.prod(shape)) or 0
+        pieces: tuple[tuple[Hashable, int], ...] = (((brick.part.digest, name), size),)
+        if role in pools and (role == "output" or code == TensorProto.FLOAT):
+            pieces = _pieces((role, pools[role]), size)
+            pools[role] += 1
+        walk.append(_Touch(role, shape, size, pieces))
 
     for value in model.graph.input:
         add(value.name, "input", value.type.tensor_type.elem_type, _shape(value))
@@ -173,31 +182,59 @@ def _accesses(brick: RunnableBrick) -> tuple[str, dict[str, Any], _Walk]:
     return brick.part.operators[0], attributes, walk
 
 
+def _pieces(pool: Hashable, size: int) -> tuple[tuple[Hashable, int], ...]:
+    """The first `size` bytes of a pool, in pieces that begin at 0 and at powers of two: what is common is one piece.
+
+    The piece that a tensor ends in counts as far as the tensor reaches.
+    """
+    found: list[tuple[Hashable, int]] = []
+    start, end = 0, _FIRST_PIECE
+    while start < size:
+        found.append(((pool, start), min(end, size) - start))
+        start, end = end, 2 * end
+    return tuple(found)
+
+
 def _shape(value: ValueInfoProto) -> tuple[int, ...]:
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
 def _distances(walks: Sequence[_Walk], further_bytes: int = 0) -> list[list[float]]:
-    """Reuse distances of each walk's accesses in the second of two passes, between which `further_bytes` are read."""
-    stack: dict[Hashable, int] = {}  # buffer -> bytes, least recently touched first
+    """Reuse distances of each walk's accesses in the second of two passes, between which `further_bytes` are read.
+
+    Before a walk its inputs are written. The distance of a tensor in several pieces is their mean, by bytes.
+    """
+    stack: dict[Hashable, int] = {}  # piece -> bytes, least recently touched first
     found: list[list[float]] = []
     for turn in range(2):
         stack.pop(_FURTHER, None)
         stack[_FURTHER] = further_bytes
         for walk in walks:
-            reached = []
-            for place, _, _, size in walk:
-                far = 0.0
-                for other in reversed(stack):
-                    if other == place:
-                        break
-                    far += stack[other]
-                reached.append(far)
-                stack.pop(place, None)
-                stack[place] = size
+            for touch in walk:
+                if touch.role == "input":
+                    _touch(stack, touch)
+            reached = [_touch(stack, touch) for touch in walk]
             if turn:
                 found.append(reached)
     return found
+
+
+def _touch(stack: dict[Hashable, int], touch: _Touch) -> float:
+    """Puts a tensor on top of the stack; tells how far down it was, its own bytes not counted."""
+    own = {piece for piece, _ in touch.pieces}
+    below, far = 0.0, {}
+    for piece in reversed(stack):
+        if piece in own:
+            far[piece] = below
+            if len(far) == len(own):
+                break
+        else:
+            below += stack[piece]
+    mean = sum(far.get(piece, below) * size for piece, size in touch.pieces) / max(1, touch.bytes)
+    for piece, size in touch.pieces:
+        stack.pop(piece, None)
+        stack[piece] = size
+    return mean
 
 
 def as_array(layers: Sequence[LayerFacts]) -> np.ndarray[Any, np.dtype[np.float64]]:
