@@ -8,15 +8,15 @@
     python benchmarks/compose.py build [--json FILE]
     python benchmarks/compose.py show FILE
 
-accuracy: ONNX Runtime, one thread; without MODEL the whole zoo. Rows are added to FILE by model and batch size, so that
-the zoo can be measured in several goes, and each row is one interleaved run. batches: batch sizes 1, 2 and 4 of one model after the other, so that drift of the
-machine does not come between them; at 4 models from 20 ms on are measured end to end only (see `extrapolated`).
-granularity: the same for windows of G
-layers, as DLBricks has them, and for overlapping sequences. wall: seconds to measure the suite of unique bricks, with
-building, loading and stopping rule, beside measuring every model end to end under the same rule. repeat: the composed
-latency in six processes one after the other, no model run beside it: how much it differs only for where memory happens
-to lie (`RESTARTS` in explain/compose/estimate.py; taken at batch size 2, so not from the rows that brackets are judged
-on). build: seconds and memory of cutting 25, 50 and 100 synthetic models of 1,000 nodes.
+accuracy: ONNX Runtime, one thread; without MODEL the whole zoo. Rows are added to FILE by model and batch size, so
+that the zoo can be measured in several goes, and each row is one interleaved run. batches: batch sizes 1, 2 and 4 of
+one model after the other, so that drift of the machine does not come between them; at 4 models from 20 ms on are
+measured end to end only (see `extrapolated`). granularity: the same for windows of G layers, as DLBricks has them,
+and for overlapping sequences. wall: seconds to measure the suite of unique bricks, with building, loading and
+stopping rule, beside measuring every model end to end under the same rule. repeat: the composed latency in six
+processes one after the other, no model run beside it: how much it differs only for where memory happens to lie
+(`RESTARTS` in explain/compose/estimate.py; taken at batch size 2, so not from the rows that brackets are judged on).
+build: seconds and memory of cutting 25, 50 and 100 synthetic models of 1,000 nodes.
 """
 
 from __future__ import annotations
