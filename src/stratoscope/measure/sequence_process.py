@@ -22,7 +22,7 @@ from stratoscope.spec.performance import CacheState, Candidate, Environment, Pro
 
 REPEATS: Final[dict[CacheState, int]] = {"sequence": 3, "hot": 2, "evicted": 2}
 ANSWER_S: Final = 120.0
-#: The numbers of what is beside the bricks: the empty model, the same observed, and the whole model.
+#: The numbers of what is beside the bricks: the empty model, that of observed bricks, and the whole model.
 EMPTY: Final = -1
 EMPTY_OBSERVED: Final = -3
 WHOLE: Final = -2

